@@ -1,0 +1,178 @@
+"""The values that cross rooms: frozen dataclasses with no logic beyond shape checks.
+
+Shape suffixes, here and everywhere: B batch, C channels, H height, W width, L tokens, D width of an
+embedding; `t_B` is a timestep per image. N counts records of the index, K draws of an epoch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An image that will not be trained on, and why."""
+
+    source: int
+    path: str
+    """Relative to the source's folder, with forward slashes."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """All usable images as columns; row i of every column is record i.
+
+    Rows are sorted by source, then by relative path. Folder settings are already resolved: each
+    column holds the value that counts (sidecar > local > nearest global > source > defaults).
+    """
+
+    roots: Sequence[str]
+    """Absolute folder of each source."""
+    names: Sequence[str]
+    """Display name of each source, unique."""
+    source_N: NDArray[np.int16]
+    paths: Sequence[str]
+    """Path relative to the source's root, with forward slashes."""
+    width_N: NDArray[np.int32]
+    """Pixels, after EXIF orientation."""
+    height_N: NDArray[np.int32]
+    captions: Sequence[str]
+    caption_offsets: NDArray[np.int64]
+    """N + 1 offsets: record i may be captioned by captions[offsets[i]:offsets[i + 1]], one a visit."""
+    repeats_N: NDArray[np.float64]
+    """Multiplier from multiply.txt and the like, 1.0 where nothing is said; the source's repeats come on top."""
+    dropout_N: NDArray[np.float64]
+    flip_p_N: NDArray[np.float64]
+    loss_scale_N: NDArray[np.float64]
+    shuffle_tags_N: NDArray[np.bool_]
+    keep_tags_N: NDArray[np.int32]
+    batch_id_N: NDArray[np.int32]
+    """Index into batch_ids; images of different ids never share a batch."""
+    batch_ids: Sequence[str]
+    """batch_ids[0] is "" (no id)."""
+    digest_N: NDArray[np.uint64]
+    """Changes whenever anything that matters for training changes: content, size, captions, settings."""
+    warnings: dict[int, list[str]]
+    """Record -> what `inspect` should say about it. Sparse."""
+    rejected: Sequence[Rejection]
+
+    def __post_init__(self) -> None:
+        num = len(self.paths)
+        columns = [
+            self.source_N, self.width_N, self.height_N, self.repeats_N, self.dropout_N, self.flip_p_N,
+            self.loss_scale_N, self.shuffle_tags_N, self.keep_tags_N, self.batch_id_N, self.digest_N,
+        ]  # fmt: skip
+        assert all(column.shape == (num,) for column in columns), "index columns differ in length"
+        assert self.caption_offsets.shape == (num + 1,)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def key(self, record: int) -> str:
+        """Return what names the record in seeds, logs and checkpoints: stable when folders move."""
+        return f"{self.names[int(self.source_N[record])]}/{self.paths[record]}"
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch as integer arrays: K draws in order, cut into micro-batches of one bucket each."""
+
+    epoch: int
+    record_K: NDArray[np.int64]
+    nth_K: NDArray[np.int32]
+    """The how-manieth visit of this record in this epoch, from 0."""
+    batch_offsets: NDArray[np.int64]
+    """batches + 1 offsets into the draws."""
+    bucket_of_batch: NDArray[np.int32]
+    accumulation: int
+    """Micro-batches per optimizer step; the epoch's last step may have fewer."""
+
+    @property
+    def num_batches(self) -> int:
+        """Number of micro-batches."""
+        return len(self.bucket_of_batch)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of optimizer steps."""
+        return -(-self.num_batches // self.accumulation)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a sample's pixels come from; all in pixels, sizes as (height, width)."""
+
+    original_size: tuple[int, int]
+    """Of the file, after orientation, before any resize."""
+    top: int
+    left: int
+    """Offset of the crop inside the image resized to cover the target."""
+    target_size: tuple[int, int]
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One draw, ready to be collated."""
+
+    pixels_CHW: NDArray[np.uint8]
+    caption: str
+    crop: Crop
+    loss_scale: float
+    seed: int
+    """Root of this draw's randomness; timestep, noise and posterior derive from it."""
+    key: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one bucket. Images from `num_real` on are fillers of loss scale 0 (see `data.loader`)."""
+
+    pixels_BCHW: torch.Tensor
+    captions: list[str]
+    crops: list[Crop]
+    loss_scale_B: torch.Tensor
+    seeds: list[int]
+    keys: list[str]
+    num_real: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors on `device`."""
+        return replace(
+            self,
+            pixels_BCHW=self.pixels_BCHW.to(device, non_blocking=True),
+            loss_scale_B=self.loss_scale_B.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the text encoders say to the denoiser."""
+
+    tokens_BLD: torch.Tensor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one micro-batch gives the loop."""
+
+    loss: torch.Tensor
+    """Scalar that was, or will be, differentiated."""
+    per_image_B: torch.Tensor
+    """Detached, unweighted by loss scale; fillers included."""
+    t_B: torch.Tensor
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; with the seed, all that is needed to go on."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    images_seen: int = 0
