@@ -1,0 +1,12 @@
+"""At which noise level each image is trained: a function of the draw's own seed."""
+
+from collections.abc import Sequence
+
+import torch
+
+from everydream.seeding import derive
+
+
+def uniform_timesteps(seeds: Sequence[int], num_timesteps: int) -> torch.Tensor:
+    """Return one timestep per image, uniform over 0 .. num_timesteps-1, int64, shape (B,)."""
+    return torch.tensor([derive(seed, "timestep") % num_timesteps for seed in seeds], dtype=torch.int64)

@@ -1,0 +1,90 @@
+"""A file is there whole or not at all: temporary name in the same folder, flushed, renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from everydream.errors import DiskError
+
+_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the name to write to; it replaces `path` when the block ends without an error.
+
+    Until then an older `path` stays as it is. A process that is killed leaves at most one `.partial`
+    file per name, which the next write of the same name overwrites.
+    """
+    partial = path.with_name(path.name + _SUFFIX)
+    try:
+        yield partial
+        partial.chmod(0o666 & ~_umask())  # some writers make private files
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder that takes the name `path` when the block ends without an error.
+
+    An older folder of that name is removed just before the rename: a folder cannot be replaced in
+    one step.
+    """
+    partial = path.with_name(path.name + _SUFFIX)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise DiskError unless `folder`'s disk has `needed_bytes` free."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise DiskError(
+            f"{what} needs {format_bytes(needed_bytes)} in {folder}, but only {format_bytes(free)} are free there. "
+            "Nothing was overwritten. Free some space, lower `checkpoints.keep`, or set `runs_dir` to another disk."
+        )
+
+
+def format_bytes(count: float) -> str:
+    """Return a size for people: 1.5 GB (decimal units)."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every system can (Windows)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

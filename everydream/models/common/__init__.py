@@ -1,0 +1,1 @@
+"""What the Stable Diffusion families share: layouts of files, configurations, the networks themselves."""

@@ -1,0 +1,205 @@
+"""From a path in the settings to the parts of a model: diffusers folder, single file, or hub id.
+
+Nothing is decided by a name: a folder by its model_index.json, a single file by its tensors.
+"""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from everydream.errors import ConfigError, FormatError
+from everydream.formats.files import METADATA_KEY, StateDict, read_file
+from everydream.models.common import infer, tokenizer_files
+from everydream.models.common.layout import UNET_PREFIX
+from everydream.models.common.stable_diffusion import Config, Parts, build_parts
+
+_SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_PREDICTION_TYPE = {"epsilon": "epsilon", "v": "v_prediction"}
+
+
+def load_folder(folder: Path) -> tuple[str, Parts]:
+    """Return (family name, parts) of a diffusers folder. Raises FormatError for anything but SD 1.x and 2.x."""
+    index = _read_json(folder / "model_index.json")
+    pipeline = index.get("_class_name")
+    if (
+        not isinstance(pipeline, str)
+        or "XL" in pipeline
+        or not pipeline.startswith("StableDiffusion")
+        or "3" in pipeline
+    ):
+        raise FormatError(
+            f"{folder} is a {pipeline}, and the families that can be trained so far are Stable Diffusion 1.x and 2.x. "
+            "Point model.path at one of those."
+        )
+    try:
+        unet = _pretrained(UNet2DConditionModel, folder / "unet")
+        vae = _pretrained(AutoencoderKL, folder / "vae")
+        text_encoder = _pretrained(CLIPTextModel, folder / "text_encoder")
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise FormatError(f"The model folder {folder} cannot be loaded: {error}") from error
+    _require_plain_inputs(int(unet.config.in_channels), folder)
+    family = "sd2" if unet.config.use_linear_projection else "sd1"
+    saved = _read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = {name: saved.get(name, default) for name, default in _SCHEDULER.items()}
+    scheduler["prediction_type"] = saved.get("prediction_type", "epsilon")
+    tokenizer = tokenizer_files.folder_files(folder / "tokenizer")
+    return family, Parts(unet, text_encoder, vae, tokenizer, scheduler)
+
+
+def _pretrained(network: Any, folder: Path) -> Any:
+    """Load one network in float32; a tensor that is missing is an error and not a random number."""
+    variant = "fp16" if not _has_weights(folder, "") and _has_weights(folder, ".fp16") else None
+    options: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
+    module, info = network.from_pretrained(folder, variant=variant, **options)
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise FormatError(f"{folder} lacks {len(missing)} tensors of its {network.__name__}, {missing[0]} for one.")
+    return module
+
+
+def _has_weights(folder: Path, variant: str) -> bool:
+    stems = ("diffusion_pytorch_model", "model", "pytorch_model")
+    return any((folder / f"{stem}{variant}{end}").exists() for stem in stems for end in (".safetensors", ".bin"))
+
+
+def load_single(
+    path: Path, families: dict[str, ModuleType], prediction: str, config_folder: Path | None
+) -> tuple[str, Parts]:
+    """Return (family name, parts) of a single-file model."""
+    file = read_file(path)
+    family = _recognise(file.tensors, families, path)
+    module = families[family]
+    described = _described(file.metadata)
+    if config_folder is not None:
+        configs = folder_configs(config_folder)
+    elif described is not None:
+        configs = described
+    else:
+        try:
+            configs = _inferred(file.tensors, module)
+        except (KeyError, IndexError, ValueError) as error:
+            raise FormatError(f"{path} looks like {family}, but its networks cannot be made out: {error!r}.") from error
+        predicted = _predicted(file.metadata, module, file.tensors)
+        configs["scheduler"]["prediction_type"] = _PREDICTION_TYPE[predicted]
+    if prediction != "auto":
+        configs["scheduler"] = {**configs["scheduler"], "prediction_type": _PREDICTION_TYPE[prediction]}
+    return family, parts_of(file.tensors, configs, module, path)
+
+
+def parts_of(tensors: StateDict, configs: Config, module: ModuleType, path: Path) -> Parts:
+    """Build the networks; `path` is for the message when the tensors do not fit."""
+    try:
+        return build_parts(module.KIND, tensors, configs)
+    except (KeyError, RuntimeError) as error:
+        lines = str(error).splitlines()
+        shown = "\n".join(lines[:6])
+        raise FormatError(
+            f"{path} does not hold a whole model of the family {module.KIND.name}:\n{shown}\n"
+            "If its layout is unusual, point model.config at a diffusers folder with its configuration files."
+        ) from error
+
+
+def _recognise(state: StateDict, families: dict[str, ModuleType], path: Path) -> str:
+    """Return the family of single-file tensors."""
+    if any(key.startswith("conditioner.embedders.") for key in state):
+        raise FormatError(
+            f"{path} is an SDXL checkpoint, which cannot be trained yet. Use a Stable Diffusion 1.x or 2.x model."
+        )
+    for name, module in families.items():
+        if module.matches(state) and any(key.startswith(UNET_PREFIX) for key in state):
+            _require_plain_inputs(int(state[UNET_PREFIX + "input_blocks.0.0.weight"].shape[1]), path)
+            return name
+    sample = ", ".join(sorted(state)[:3])
+    raise FormatError(
+        f"{path} is not a Stable Diffusion 1.x or 2.x checkpoint: of its {len(state)} tensors none is named as their "
+        f"UNet and text encoder are (it has {sample}, ...). A LoRA, a VAE or an embedding alone cannot be fine-tuned."
+    )
+
+
+def _require_plain_inputs(channels: int, path: Path) -> None:
+    if channels != 4:
+        kind = {5: "a depth", 9: "an inpainting"}.get(channels, "an unusual")
+        raise FormatError(
+            f"{path} is {kind} model: its UNet takes {channels} channels. Models with 4 can be trained so far."
+        )
+
+
+def _described(metadata: dict[str, Any]) -> Config | None:
+    """Return the configurations that our own files carry, or None."""
+    found = metadata.get(METADATA_KEY)
+    if isinstance(found, str):
+        found = json.loads(found)
+    model = found.get("model") if isinstance(found, dict) else None
+    return dict(model) if isinstance(model, dict) else None
+
+
+def _inferred(state: StateDict, module: ModuleType) -> Config:
+    return {
+        "unet": infer.unet_config(state),
+        "vae": infer.vae_config(state),
+        "text_encoder": module.text_config_of(state),
+        "scheduler": dict(_SCHEDULER),
+    }
+
+
+def _predicted(metadata: dict[str, Any], module: ModuleType, state: StateDict) -> str:
+    """Return the prediction type: from modelspec metadata (Stability's convention) if there, else from the tensors."""
+    said = str(metadata.get("modelspec.prediction_type", ""))
+    if said in ("v", "epsilon"):
+        return said
+    return str(module.prediction_of(state))
+
+
+def folder_configs(folder: Path) -> Config:
+    """Return the configurations in a diffusers folder, which needs no weights for this."""
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    configs = {part: _read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+    configs["scheduler"] = {name: scheduler.get(name, default) for name, default in _SCHEDULER.items()}
+    configs["scheduler"]["prediction_type"] = scheduler.get("prediction_type", "epsilon")
+    if (folder / "tokenizer").is_dir():
+        files = tokenizer_files.folder_files(folder / "tokenizer")
+        configs["tokenizer"] = {name: content.decode() for name, content in files.items()}
+    return configs
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FormatError(f"{path} is missing, so {path.parent} is not a whole diffusers model folder.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path} should hold a JSON object.")
+    return content
+
+
+def find(path: str) -> Path:
+    """Return the local path of a model: itself, or a hub id's snapshot (downloaded when it is not there yet)."""
+    local = Path(path)
+    if local.exists():
+        return local
+    looks_like_id = path.count("/") == 1 and not path.startswith((".", "/")) and not local.suffix
+    if not looks_like_id:
+        raise ConfigError(
+            f"model.path: there is nothing at {local.absolute()}. "
+            "Give a diffusers folder, a .safetensors or a .ckpt file."
+        )
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    try:
+        return Path(
+            snapshot_download(path, allow_patterns=["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"])
+        )
+    except (OSError, HFValidationError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"model.path: there is no {local.absolute()}, and as a hub id {path!r} could not be downloaded ({reason}). "
+            "Check the spelling and the network, or download the model and give its path."
+        ) from error

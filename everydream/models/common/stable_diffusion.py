@@ -1,0 +1,293 @@
+"""Stable Diffusion 1.x and 2.x: one UNet, one CLIP text encoder, one VAE.
+
+The two differ in the names of their text encoder in single files, in their configurations and in what
+they predict; `models/sd1` and `models/sd2` say so, this file does the rest.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from everydream.diffusion.noise import gaussian
+from everydream.diffusion.objective import OBJECTIVES, Prediction
+from everydream.diffusion.schedule import make_schedule
+from everydream.formats.files import StateDict, cast_floating
+from everydream.models.common import layout, text_keys, tokenizer_files
+from everydream.types import Conditioning
+
+Config = dict[str, Any]
+
+# A model of three parts is loaded in a second or two; three bars for that hide what matters.
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What distinguishes one Stable Diffusion from another."""
+
+    name: str
+    architecture: str
+    hidden_act: str
+    pad_token: str
+    text_to_single: Callable[[StateDict], StateDict]
+    text_from_single: Callable[[StateDict, Config], StateDict]
+
+
+@dataclass
+class Parts:
+    """A model as it comes from a file, before it becomes a family."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    tokenizer_files: tokenizer_files.Files
+    scheduler: Config
+    """Of the training schedule: num_train_timesteps, beta_start, beta_end, beta_schedule, prediction_type."""
+    extras: StateDict = field(default_factory=dict)
+    """Tensors of a single file that belong to no network; written back as they came."""
+
+
+class StableDiffusion:
+    """The Family of Stable Diffusion 1.x and 2.x."""
+
+    def __init__(self, kind: Kind, parts: Parts, clip_skip: int = 0) -> None:
+        self.kind, self.name, self.architecture = kind, kind.name, kind.architecture
+        self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
+        self.extras, self.clip_skip = parts.extras, clip_skip
+        self.scheduler_config = parts.scheduler
+        self.tokenizer_files = parts.tokenizer_files
+        self.tokenizer = load_tokenizer(parts.tokenizer_files)
+        prediction: Prediction = "v" if parts.scheduler["prediction_type"] == "v_prediction" else "epsilon"
+        schedule = make_schedule(
+            parts.scheduler["beta_schedule"],
+            parts.scheduler["beta_start"],
+            parts.scheduler["beta_end"],
+            parts.scheduler["num_train_timesteps"],
+        )
+        self.objective = OBJECTIVES[prediction](schedule)
+        self.spatial_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        # The UNet halves the latents at every level but the last.
+        self.sides_multiple = self.spatial_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
+        self._call_unet: nn.Module = self.unet
+        self._call_text_encoder: nn.Module = self.text_encoder
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the networks by part."""
+        return {"unet": self.unet, "text_encoder": self.text_encoder, "vae": self.vae}
+
+    def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        """Send the calls of every trained network through `wrapper(network)`."""
+        if any(p.requires_grad for p in self.unet.parameters()):
+            self._call_unet = wrapper(self.unet)
+        if any(p.requires_grad for p in self.text_encoder.parameters()):
+            self._call_text_encoder = wrapper(self.text_encoder)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass.
+
+        Both networks even if only one trains: gradients for the text encoder pass through the UNet.
+        """
+        self.unet.enable_gradient_checkpointing()
+        if any(p.requires_grad for p in self.text_encoder.parameters()):
+            # transformers renamed it in 5.x; both take torch.utils.checkpoint's arguments first.
+            renamed = getattr(self.text_encoder, "activation_checkpointing_enable", None)
+            (renamed or self.text_encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    @property
+    def _text_core(self) -> nn.Module:
+        """The module with embeddings, encoder and final_layer_norm; transformers < 5.6 has it one level down."""
+        core: nn.Module = getattr(self.text_encoder, "text_model", self.text_encoder)
+        return core
+
+    def text_layers(self) -> Sequence[nn.Module]:
+        """Return the text encoder's layers that reach the output, and the final norm as part of the last."""
+        layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
+        return layers[: len(layers) - self.clip_skip]
+
+    def final_norm(self) -> nn.Module:
+        """Return the norm after the last layer."""
+        norm: nn.Module = self._text_core.final_layer_norm  # type: ignore[assignment]
+        return norm
+
+    def unused_text_modules(self) -> Sequence[nn.Module]:
+        """Return the layers that clip_skip leaves out."""
+        layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
+        return layers[len(layers) - self.clip_skip :]
+
+    def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """Return latents sampled from the VAE's posterior, times its scaling factor, float32."""
+        # To [-1, 1], as latent diffusion's VAE was trained.
+        images = pixels_BCHW.to(next(self.vae.parameters()).dtype) / 127.5 - 1.0
+        with torch.no_grad():
+            posterior = self.vae.encode(images).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        noise = gaussian(seeds, "posterior", mean.shape[1:]).to(mean)
+        latents: torch.Tensor = (mean + std * noise) * float(self.vae.config.scaling_factor)
+        return latents
+
+    def encode_text(self, captions: Sequence[str]) -> Conditioning:
+        """Return the text encoder's output for each caption, padded or cut to its length.
+
+        clip_skip n takes the output of the n-th layer from the end, through the final norm, as NovelAI
+        and the tools that followed it do.
+        """
+        ids_BL = self._tokenize(captions).to(next(self.text_encoder.parameters()).device)
+        if not self.clip_skip:
+            return Conditioning(self._call_text_encoder(ids_BL).last_hidden_state)
+        hidden = self._call_text_encoder(ids_BL, output_hidden_states=True).hidden_states
+        return Conditioning(self.final_norm()(hidden[-1 - self.clip_skip]))
+
+    def _tokenize(self, captions: Sequence[str]) -> torch.Tensor:
+        encoded = self.tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        ids: torch.Tensor = encoded.input_ids
+        return ids
+
+    def count_tokens(self, caption: str) -> int:
+        """Return the number of tokens, begin and end included, before any cut."""
+        return len(self.tokenizer(caption, truncation=False, verbose=False).input_ids)
+
+    def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """Return the UNet's output."""
+        output: torch.Tensor = self._call_unet(x_BCHW, t_B, conditioning.tokens_BLD).sample
+        return output
+
+    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return uint8 images (B, H, W, C) on the CPU."""
+        with torch.no_grad():
+            latents = latents_BCHW.to(next(self.vae.parameters()).dtype) / float(self.vae.config.scaling_factor)
+            images = self.vae.decode(latents).sample
+        pixels: torch.Tensor = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu()
+
+    def sampling_scheduler(self) -> Any:
+        """Return DDIM with this model's schedule and prediction type."""
+        return DDIMScheduler(**self.scheduler_config, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+
+    def single_file(self) -> StateDict:
+        """Return all tensors under CompVis' names."""
+        text = text_keys.without_level(self.text_encoder.state_dict())
+        return {
+            **self.extras,
+            **layout.to_single(self.unet.state_dict(), layout.unet_pairs(self.unet.config), layout.UNET_PREFIX),
+            **layout.to_single(self.vae.state_dict(), layout.vae_pairs(self.vae.config), layout.VAE_PREFIX),
+            **self.kind.text_to_single(text),
+        }
+
+    def description(self) -> dict[str, Any]:
+        """Return the configurations, and the tokenizer where it is not the packaged one."""
+        custom = self.tokenizer_files != tokenizer_files.packaged_files(self.kind.pad_token)
+        files = {name: content.decode() for name, content in self.tokenizer_files.items()} if custom else {}
+        return {
+            "family": self.name,
+            "unet": _plain_config(self.unet.config),
+            "vae": _plain_config(self.vae.config),
+            "text_encoder": _plain_config(self.text_encoder.config.to_diff_dict()),
+            "scheduler": dict(self.scheduler_config),
+            "tokenizer": files,
+        }
+
+    def write_folder(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write a diffusers folder that old and new readers open: see `text_keys` and `tokenizer_files`."""
+        for part, module in (("unet", self.unet), ("vae", self.vae)):
+            module.save_config(folder / part)
+            _save(folder / part / "diffusion_pytorch_model.safetensors", module.state_dict(), dtype)
+        self.text_encoder.config.save_pretrained(folder / "text_encoder")
+        text = text_keys.with_level(self.text_encoder.state_dict())
+        _save(folder / "text_encoder" / "model.safetensors", text, dtype)
+        tokenizer_files.write_files(folder / "tokenizer", self.tokenizer_files)
+        self.sampling_scheduler().save_pretrained(folder / "scheduler")
+        (folder / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
+
+
+_MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.35.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def build_parts(kind: Kind, state: StateDict, configs: Config) -> Parts:
+    """Return the networks for single-file tensors and their configurations, weights in float32.
+
+    Raises KeyError or RuntimeError where tensors and configurations do not belong together; the
+    loader turns that into a message with the file's name.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(configs["unet"])
+        vae = AutoencoderKL.from_config(configs["vae"])
+        text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
+    unet_state = layout.from_single(state, layout.unet_pairs(unet.config), layout.UNET_PREFIX)
+    vae_state = layout.from_single(state, layout.vae_pairs(vae.config), layout.VAE_PREFIX)
+    text_state = kind.text_from_single(state, configs["text_encoder"])
+    text_state.pop("embeddings.position_ids", None)
+    _fill(unet, unet_state)
+    _fill(vae, vae_state)
+    _fill_text(text_encoder, text_state)
+    files = {name: text.encode() for name, text in configs.get("tokenizer", {}).items()}
+    parts = Parts(
+        unet, text_encoder, vae, files or tokenizer_files.packaged_files(kind.pad_token), configs["scheduler"]
+    )
+    used = StableDiffusion(kind, parts).single_file().keys()
+    # A stale EMA copy would be picked up by readers that prefer EMA weights, in place of what was trained.
+    parts.extras = {k: v for k, v in state.items() if k not in used and not k.startswith("model_ema.")}
+    return parts
+
+
+def _fill(module: nn.Module, state: StateDict) -> None:
+    """Put float32 weights into a module made on the meta device."""
+    module.load_state_dict(cast_floating(state, torch.float32), strict=True, assign=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+
+
+def _fill_text(text_encoder: CLIPTextModel, state: StateDict) -> None:
+    """As `_fill`, whichever level names transformers uses; its position buffer is not saved, so it is made."""
+    if hasattr(text_encoder, "text_model"):
+        state = text_keys.with_level(state)
+    _fill(text_encoder, state)
+    core = getattr(text_encoder, "text_model", text_encoder)
+    core.embeddings.position_ids = torch.arange(text_encoder.config.max_position_embeddings).expand(1, -1)
+
+
+def load_tokenizer(files: tokenizer_files.Files) -> CLIPTokenizer:
+    """Return the tokenizer that these files describe."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "tokenizer"
+        tokenizer_files.write_files(folder, files)
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _plain_config(config: Any) -> Config:
+    """Return a configuration as plain JSON data, without the libraries' notes on where it was saved from."""
+    notes = ("architectures", "dtype", "torch_dtype", "transformers_version")
+    plain: Config = json.loads(json.dumps({k: v for k, v in dict(config).items() if k[0] != "_" and k not in notes}))
+    return plain
+
+
+def _save(path: Path, state: StateDict, dtype: torch.dtype) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in cast_floating(state, dtype).items()}
+    save_file(tensors, path, {"format": "pt"})

@@ -1,0 +1,60 @@
+"""CLIP's tokenizer files: packaged ones for single-file models, the folder's own where it has some.
+
+The byte-pair vocabulary is OpenAI's, MIT-licensed (see tokenizer/NOTICE). Kept as bytes, so that
+`last.ckpt` can carry a vocabulary that differs from the packaged one.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGED = Path(__file__).parent / "tokenizer"
+NAMES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+Files = dict[str, bytes]
+
+
+def packaged_files(pad_token: str) -> Files:
+    """Return the packaged files with this padding token: <|endoftext|> for SD1, ! for SD2."""
+    files = {name: (PACKAGED / name).read_bytes() for name in NAMES}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        content = json.loads(files[name])
+        content["pad_token"] = pad_token
+        files[name] = _dump(content)
+    return files
+
+
+def folder_files(folder: Path) -> Files:
+    """Return a tokenizer folder's files, with vocab.json and merges.txt made from tokenizer.json where they lack.
+
+    transformers 5 writes tokenizer.json only, which older tools cannot read.
+    """
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")}
+    if "tokenizer.json" in files and not {"vocab.json", "merges.txt"} <= files.keys():
+        model = json.loads(files["tokenizer.json"])["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        files["vocab.json"] = _dump(model["vocab"])
+        files["merges.txt"] = ("#version: 0.2\n" + "\n".join(merges) + "\n").encode()
+    return files
+
+
+def token_counter() -> Callable[[str], int]:
+    """Return a function that counts a caption's tokens, begin and end included, with the packaged vocabulary.
+
+    Every Stable Diffusion uses this vocabulary, so captions can be measured without a model.
+    """
+    from transformers import CLIPTokenizer  # noqa: PLC0415  (seconds to import)
+
+    tokenizer = CLIPTokenizer.from_pretrained(PACKAGED, local_files_only=True)
+    return lambda caption: len(tokenizer(caption, truncation=False, verbose=False).input_ids)
+
+
+def write_files(folder: Path, files: Files) -> None:
+    """Write the files into a new folder."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()

@@ -1,0 +1,78 @@
+"""The seam for model families: what the step, the sampler and the checkpoints ask of a model.
+
+A family owns its networks, their names in files and what its conditioning means. The step knows only
+the verbs below, so a new family is one folder beside `sd1/` and one line in `models/__init__.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from everydream.diffusion.objective import Objective
+from everydream.formats.files import StateDict
+from everydream.types import Conditioning
+
+
+class Family(Protocol):
+    """A model that can be trained, sampled and written."""
+
+    name: str
+    architecture: str
+    """Its name in Stability's modelspec metadata."""
+    spatial_factor: int
+    """Pixels per latent, along a side."""
+    sides_multiple: int
+    """Image sides must be multiples of this many pixels."""
+    max_tokens: int
+
+    @property
+    def objective(self) -> Objective:
+        """What the network predicts, and the formulas that go with it."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the networks by part: unet, text_encoder, vae."""
+
+    def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        """Send the calls of every trained network through `wrapper(network)` (DDP); names and state stay."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass of what trains."""
+
+    def text_layers(self) -> Sequence[nn.Module]:
+        """Return the text encoder's layers that reach the output, first to last."""
+
+    def final_norm(self) -> nn.Module:
+        """Return the norm behind the text encoder's last layer."""
+
+    def unused_text_modules(self) -> Sequence[nn.Module]:
+        """Return the layers that clip_skip leaves out."""
+
+    def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """Return scaled latents (B, C, H, W) of uint8 pixels, each sampled from its posterior with its own seed."""
+
+    def encode_text(self, captions: Sequence[str]) -> Conditioning:
+        """Return the conditioning of a batch of captions."""
+
+    def count_tokens(self, caption: str) -> int:
+        """Return the number of tokens, begin and end included, before any cut."""
+
+    def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """Return the network's prediction for noised latents."""
+
+    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return uint8 images (B, H, W, C), on the CPU, of scaled latents."""
+
+    def sampling_scheduler(self) -> Any:
+        """Return a fresh scheduler of the reference library that fits the objective."""
+
+    def single_file(self) -> StateDict:
+        """Return all tensors under the names of single-file checkpoints."""
+
+    def description(self) -> dict[str, Any]:
+        """Return plain data that, with `single_file`, rebuilds the model."""
+
+    def write_folder(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write the model as a diffusers folder."""

@@ -1,0 +1,41 @@
+"""Loads a model; `FAMILIES` is the whole registry of families."""
+
+from pathlib import Path
+from typing import Any
+
+from everydream.formats.files import StateDict
+from everydream.models import sd1, sd2
+from everydream.models.common import loading
+from everydream.models.common.stable_diffusion import StableDiffusion
+from everydream.models.family import Family
+from everydream.models.settings import ModelSettings
+
+FAMILIES = {"sd1": sd1, "sd2": sd2}
+
+
+def load(settings: ModelSettings, clip_skip: int = 0) -> Family:
+    """Load the model in float32, on the CPU, in evaluation mode.
+
+    Raises ConfigError if there is nothing at the path, FormatError if it cannot be trained.
+    """
+    path = loading.find(settings.path)
+    if path.is_dir():
+        name, parts = loading.load_folder(path)
+        if settings.prediction != "auto":
+            parts.scheduler["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[settings.prediction]
+    else:
+        config_folder = Path(settings.config) if settings.config else None
+        name, parts = loading.load_single(path, dict(FAMILIES), settings.prediction, config_folder)
+    return _ready(StableDiffusion(FAMILIES[name].KIND, parts, clip_skip))
+
+
+def restore(tensors: StateDict, description: dict[str, Any], path: Path, clip_skip: int = 0) -> Family:
+    """Rebuild a model from what `Family.single_file` and `Family.description` gave; `path` is for messages."""
+    module = FAMILIES[description["family"]]
+    return _ready(StableDiffusion(module.KIND, loading.parts_of(tensors, description, module, path), clip_skip))
+
+
+def _ready(family: Family) -> Family:
+    for module in family.modules().values():
+        module.eval()
+    return family

@@ -1,0 +1,18 @@
+"""Settings of the models room; apart from `load`, so that reading a config does not import diffusers."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from everydream.settings import Settings
+
+
+class ModelSettings(Settings):
+    """The model to start from."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A diffusers folder, a .safetensors or .ckpt single file, or a hub id such as `org/name`."""
+    prediction: Literal["auto", "epsilon", "v"] = "auto"
+    """What the UNet predicts. Auto: from the folder's scheduler, the file's metadata, or its tensors."""
+    config: str | None = None
+    """Diffusers folder with the configuration of a single file of an unusual shape; its weights are not read."""
