@@ -1,0 +1,164 @@
+"""`everydream ...`: the commands, each a thin shell around a room."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everydream import __version__
+from everydream.errors import ConfigError, EveryDreamError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The project's YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings over the YAML's: train.epochs=4 optimizer.lr=1e-6")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@contextmanager
+def _told(debug: bool) -> Iterator[None]:
+    """Turn an error that is meant for a user into one message and exit code 2."""
+    try:
+        yield
+    except EveryDreamError as error:
+        if debug:
+            raise
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        print("\nStopped before training began; nothing had to be saved.", file=sys.stderr, flush=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    resume: Annotated[str | None, typer.Option(help="A last.ckpt, a run folder, or auto: go on exactly there.")] = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although settings or images changed.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a model as the YAML says, or go on with a run."""
+    with _told(debug):
+        from everydream.config import load_config, resolve_saved  # noqa: PLC0415
+        from everydream.training.runs import find_checkpoint  # noqa: PLC0415
+
+        settings = load_config(config, overrides) if config is not None else None
+        if settings is None and resume in (None, "auto"):
+            raise ConfigError(
+                "Say what to train: --config project.yaml, or --resume path/to/last.ckpt for a run to go on with."
+            )
+        checkpoint = None
+        if resume is not None:
+            runs_dir, project = (Path(settings.runs_dir), settings.project) if settings is not None else (Path(), "")
+            checkpoint = find_checkpoint(resume, runs_dir, project)
+            if checkpoint is None:
+                print(
+                    f"--resume auto: {runs_dir} has no run of {project!r} to go on with; starting a new one.",
+                    file=sys.stderr,
+                )
+        if settings is None:
+            from everydream.training.state import peek_config  # noqa: PLC0415
+
+            assert checkpoint is not None
+            settings = resolve_saved(peek_config(checkpoint), checkpoint, overrides)
+        from everydream.train import train as run  # noqa: PLC0415
+
+        _, signal_number = run(settings, checkpoint, allow_changes)
+    if signal_number is not None:
+        # The shell's convention, so that a script does not take a stopped run for a finished one.
+        raise typer.Exit(128 + signal_number)
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of images, in place of --config.")] = None,
+    config: ConfigOption = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting over the YAML's: data.resolution=768")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show what a run would make of the images: captions, buckets, draws, steps, rejected files. Needs no model."""
+    with _told(debug):
+        from everydream.config import load_config, resolve  # noqa: PLC0415
+        from everydream.data.scan import require_usable  # noqa: PLC0415
+        from everydream.plan import plan_run  # noqa: PLC0415
+        from everydream.report import describe_inspection, inspect_report  # noqa: PLC0415
+
+        if (folder is None) == (config is None):
+            raise ConfigError("Say what to inspect: a folder of images, or --config project.yaml (one of them).")
+        if config is not None:
+            settings = load_config(config, set_)
+        else:
+            from everydream.config import apply_override  # noqa: PLC0415
+
+            raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": str(folder)}]}}
+            problems = [problem for item in set_ or [] if (problem := apply_override(raw, item))]
+            settings = resolve(raw, Path("inspect"), problems)
+        planned = plan_run(settings, check=False)
+        from everydream.models.common.tokenizer_files import token_counter  # noqa: PLC0415
+
+        report = inspect_report(planned, token_counter())
+        print(describe_inspection(planned, report))
+        if json_file is not None:
+            text = json.dumps(report, ensure_ascii=False, indent=1)
+            json_file.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+            print(f"Report written to {json_file}")
+        require_usable(planned.index, settings.data.strict)
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/configuration.md instead.")] = False,
+) -> None:
+    """Print the settings' JSON schema, for completion and checks in editors."""
+    from everydream.config import RunConfig  # noqa: PLC0415
+    from everydream.reference import reference  # noqa: PLC0415
+
+    print(
+        reference() if markdown else json.dumps(RunConfig.model_json_schema(), indent=2), end="" if markdown else "\n"
+    )
+
+
+@app.command("verify-resume")
+def verify_resume(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    steps: Annotated[int, typer.Option(min=4, help="Optimizer steps of the trial.")] = 8,
+    debug: Debug = False,
+) -> None:
+    """Prove, here and for this config, that a killed and resumed run ends with the same bits as a straight one."""
+    with _told(debug):
+        from everydream.verify import verify  # noqa: PLC0415
+
+        if config is None:
+            raise ConfigError("Say which config to prove it for: everydream verify-resume --config project.yaml")
+        print(verify(config, overrides or [], steps))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the console script and train.py come in here."""
+    # A worker that tokenises after a fork would warn on every start.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app(arguments)
+
+
+if __name__ == "__main__":
+    main()

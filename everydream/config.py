@@ -1,0 +1,319 @@
+"""The whole run's settings: one section per room, and the checks that span sections.
+
+Read from YAML plus dotted overrides, validated as a whole before anything is loaded; every problem is
+reported at once, with its key path and, for a misspelt key, the nearest one.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from everydream.data.settings import CaptionSettings, DataSettings
+from everydream.errors import ConfigError
+from everydream.methods.full import TextEncoderSettings, UNetSettings
+from everydream.models.settings import ModelSettings
+from everydream.sampling.settings import SampleSettings
+from everydream.settings import Settings
+from everydream.step import LossSettings
+from everydream.training.settings import (
+    CheckpointSettings,
+    EmaSettings,
+    LrScheduleSettings,
+    OptimizerSettings,
+    TrainSettings,
+)
+
+
+class RunConfig(Settings):
+    """Everything a run needs to know."""
+
+    project: Annotated[str, Field(pattern=r'^[^\s/\\:*?"<>|.][^/\\:*?"<>|]*$')] = "project"
+    """Name of the project; its runs go to `runs_dir/<project>-<timestamp>/`."""
+    runs_dir: str = "runs"
+    """Where run folders are made."""
+    seed: Annotated[int, Field(ge=0)] = 555
+    """Root of all randomness: two runs of one seed, config and machine are equal."""
+    model: ModelSettings
+    """The model to start from."""
+    data: DataSettings
+    """The images."""
+    train: TrainSettings = TrainSettings()
+    """How long and in what portions."""
+    unet: UNetSettings = UNetSettings()
+    """The UNet's part."""
+    text_encoder: TextEncoderSettings = TextEncoderSettings()
+    """The text encoder's part."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """The optimizer."""
+    lr_schedule: LrScheduleSettings = LrScheduleSettings()
+    """How the learning rates move."""
+    loss: LossSettings = LossSettings()
+    """How the loss is made."""
+    ema: EmaSettings = EmaSettings()
+    """Moving average of the weights."""
+    captions: CaptionSettings = CaptionSettings()
+    """What happens to captions on each visit."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """What is written, and when."""
+    samples: SampleSettings = SampleSettings()
+    """Pictures while training."""
+    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    """Where numbers and samples are sent besides metrics.jsonl; files go to the run folder."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as plain JSON data."""
+        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        return plain
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file and `a.b.c=value` overrides. Raises ConfigError listing every problem."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path.absolute()} cannot be read: {error}.") from error
+    raw = parse_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} should hold settings as `key: value` lines; see configs/ for examples.")
+    problems: list[str] = []
+    for override in overrides or []:
+        problem = apply_override(raw, override)
+        problems += [problem] if problem else []
+    return resolve(raw, path, problems)
+
+
+def resolve_saved(raw: dict[str, Any], checkpoint: Path, overrides: list[str] | None = None) -> RunConfig:
+    """Validate the settings that a checkpoint carries, with overrides."""
+    problems = [problem for item in overrides or [] if (problem := apply_override(raw, item))]
+    return resolve(raw, checkpoint, problems)
+
+
+def resolve(raw: dict[str, Any], source: Path, problems: list[str] | None = None) -> RunConfig:
+    """Validate raw settings; paths are looked for in the working directory, then beside `source`."""
+    problems = list(problems or [])
+    config, found = _validate(raw)
+    problems += found
+    if config is not None:
+        problems += _cross_checks(config)
+        config = _with_found_paths(config, source.absolute().parent)
+        problems += _missing_paths(config)
+    if problems or config is None:
+        count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
+        raise ConfigError(f"{source} has {count}; nothing was started:\n" + "\n".join(f"  {p}" for p in problems))
+    return config
+
+
+def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    """Return (settings, problems). Values at fault are put aside so that the rest can still be checked."""
+    try:
+        return RunConfig.model_validate(raw), []
+    except ValidationError as error:
+        problems = [_describe(item) for item in error.errors()]
+        places = [item["loc"] for item in error.errors()]
+    rest = json.loads(json.dumps(raw, default=str))
+    for place in places:
+        _remove(rest, place)
+    try:
+        return RunConfig.model_validate(rest), problems
+    except ValidationError:
+        return None, problems
+
+
+def _describe(item: Any) -> str:
+    """Return one pydantic error as a line: key path, what is wrong, the value, a suggestion."""
+    place = item["loc"]
+    key = ".".join(str(part) for part in place)
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
+        return f"{key}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{key}: missing. {_docs_at(place)}"
+    message = item["msg"].removeprefix("Value error, ")
+    choices = item.get("ctx", {}).get("expected")
+    if item["type"] == "literal_error" and choices and isinstance(item["input"], str):
+        near = difflib.get_close_matches(
+            item["input"], str(choices).replace("'", "").replace(" or ", ", ").split(", "), n=1
+        )
+        message += f"; did you mean {near[0]}?" if near else ""
+    value = "" if isinstance(item["input"], (dict, list)) else f" (it is {item['input']!r})"
+    return f"{key or 'config'}: {message}{value}"
+
+
+def _model_at(place: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the settings class at a key path."""
+    model: type[BaseModel] | None = RunConfig
+    for part in place:
+        if isinstance(part, int):
+            continue
+        if model is None or part not in model.model_fields:
+            return None
+        model = settings_in(model.model_fields[part].annotation)
+    return model
+
+
+def settings_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings class inside an annotation such as list[SourceSettings]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for found in map(settings_in, get_args(annotation)) if found is not None), None)
+
+
+def _fields_at(place: tuple[int | str, ...]) -> list[str]:
+    model = _model_at(place)
+    return list(model.model_fields) if model is not None else []
+
+
+def _docs_at(place: tuple[int | str, ...]) -> str:
+    model = _model_at(place[:-1])
+    field = model.model_fields.get(str(place[-1])) if model is not None else None
+    return (field.description or "") if field is not None else ""
+
+
+def _remove(value: Any, place: tuple[int | str, ...]) -> None:
+    """Delete what stands at a key path, as far as it is there."""
+    for part in place[:-1]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(value, dict) and place and place[-1] in value:
+        del value[place[-1]]
+
+
+def _cross_checks(config: RunConfig) -> list[str]:
+    """Return the problems that no section can see by itself."""
+    problems = []
+    if not config.unet.train and not config.text_encoder.train:
+        problems.append("unet.train, text_encoder.train: both are false, so nothing would train.")
+    shares = sum(source.share or 0.0 for source in config.data.sources)
+    if shares >= 1.0:
+        problems.append(
+            f"data.sources: the shares sum to {shares:g}; they are parts of all draws, so leave room below 1."
+        )
+    elif all(source.share is not None for source in config.data.sources):
+        problems.append(
+            "data.sources: every source has a share, so there is nothing to be a share of; give one repeats or choose."
+        )
+    if config.data.bucket_step > config.data.resolution:
+        problems.append(
+            f"data.bucket_step: {config.data.bucket_step} is larger than data.resolution {config.data.resolution}; "
+            f"use a divisor of it, e.g. {max(8, config.data.resolution // 8 // 8 * 8)}."
+        )
+    if "wandb" in config.trackers and not _importable("wandb"):
+        problems.append(
+            'trackers: wandb is not installed; pip install "everydream[wandb]" -c constraints.txt, or take it out.'
+        )
+    return problems
+
+
+def _importable(name: str) -> bool:
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    return find_spec(name) is not None
+
+
+def _with_found_paths(config: RunConfig, beside: Path) -> RunConfig:
+    """Return the config with each relative path that is not in the working directory looked for beside the file."""
+
+    def found(path: str | None) -> str | None:
+        if path is None or Path(path).expanduser().exists() or Path(path).is_absolute():
+            return path if path is None else str(Path(path).expanduser())
+        return str(beside / path) if (beside / path).exists() else path
+
+    sources = [source.model_copy(update={"path": found(source.path)}) for source in config.data.sources]
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(
+                update={"path": found(config.model.path), "config": found(config.model.config)}
+            ),
+            "data": config.data.model_copy(update={"sources": sources}),
+            "samples": config.samples.model_copy(update={"prompts": found(config.samples.prompts)}),
+        }
+    )
+
+
+def _missing_paths(config: RunConfig) -> list[str]:
+    """Return a line for each path that is not there. The model's is checked when it is loaded: it may be a hub id."""
+    named = [(f"data.sources.{n}.path", source.path) for n, source in enumerate(config.data.sources)]
+    named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]
+    return [
+        f"{key}: there is nothing at {Path(path).absolute()}" for key, path in named if path and not Path(path).exists()
+    ]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of a float, so that 1e-6 is a number, and no key twice."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, regexp)
+        for tag, regexp in resolvers
+        if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands here twice", key_node.start_mark
+            )
+        seen.add(key)
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse YAML. Raises ConfigError naming the line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}") from error
+
+
+def apply_override(raw: dict[str, Any], override: str) -> str | None:
+    """Set `a.b.c=value` in raw settings; return what is wrong with it, if anything.
+
+    The value is read as YAML, so `train.epochs=4`, `optimizer.lr=1e-6` and `samples.guidance=[1, 7]` work.
+    """
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        return f"override {override!r}: write it as section.key=value"
+    target: Any = raw
+    parts = key.strip().split(".")
+    for part in parts[:-1]:
+        if isinstance(target, list):
+            if not part.isdigit() or int(part) >= len(target):
+                return f"override {override!r}: {part!r} is not a number below {len(target)}"
+            target = target[int(part)]
+        elif isinstance(target, dict):
+            target = target.setdefault(part, {})
+        else:
+            return f"override {override!r}: {part!r} is inside a plain value"
+    value = parse_yaml(text, f"override {key}")
+    if isinstance(target, list) and parts[-1].isdigit() and int(parts[-1]) < len(target):
+        target[int(parts[-1])] = value
+    elif isinstance(target, dict):
+        target[parts[-1]] = value
+    else:
+        return f"override {override!r}: {parts[-1]!r} is not a key there"
+    return None

@@ -1,0 +1,118 @@
+"""From the plan to batches: worker processes decode, fit and collate, in the plan's order.
+
+A picture that passed the scan but cannot be decoded now (it changed, its disk failed, only headers
+were checked) leaves its batch smaller and is reported; it is never replaced by another one.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from everydream.data.buckets import Buckets
+from everydream.data.captions import draw_caption
+from everydream.data.images import BadImage, decode, fit
+from everydream.data.plan import Piece
+from everydream.data.settings import DataSettings
+from everydream.seeding import derive
+from everydream.types import Batch, Crop, EpochPlan, Index, Rejection, Sample
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A piece of the plan, ready for the step."""
+
+    piece: Piece
+    batch: Batch
+    failed: list[Rejection]
+    """Images that could not be decoded, and are missing from the batch."""
+
+
+class PieceDataset(Dataset[Loaded]):
+    """Loads pieces of one epoch's plan; holds no state that changes."""
+
+    def __init__(
+        self, pieces: Sequence[Piece], plan: EpochPlan, index: Index, buckets: Buckets, data: DataSettings, seed: int
+    ) -> None:
+        self.pieces, self.plan, self.index, self.buckets = pieces, plan, index, buckets
+        self.data, self.seed = data, seed
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, number: int) -> Loaded:
+        piece = self.pieces[number]
+        samples, failed = [], []
+        for draw in range(piece.start, piece.start + piece.size):
+            record, nth = int(self.plan.record_K[draw]), int(self.plan.nth_K[draw])
+            try:
+                samples.append(self.load(record, nth, self.buckets.sizes[piece.bucket]))
+            except BadImage as error:
+                failed.append(Rejection(int(self.index.source_N[record]), self.index.paths[record], str(error)))
+        batch = collate(samples) if samples else _filler(self.buckets.sizes[piece.bucket])
+        return Loaded(piece, batch, failed)
+
+    def load(self, record: int, nth: int, bucket: tuple[int, int]) -> Sample:
+        """Decode one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
+        index = self.index
+        seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
+        path = Path(index.roots[int(index.source_N[record])]) / index.paths[record]
+        pixels_HWC = decode(path, self.data.background, self.data.max_megapixels)
+        pixels_CHW, crop = fit(pixels_HWC, bucket, seed, self.data.crop, float(index.flip_p_N[record]))
+        variants = index.captions[int(index.caption_offsets[record]) : int(index.caption_offsets[record + 1])]
+        caption = draw_caption(
+            variants,
+            seed,
+            dropout=float(index.dropout_N[record]),
+            shuffle_tags=bool(index.shuffle_tags_N[record]),
+            keep_tags=int(index.keep_tags_N[record]),
+        )
+        return Sample(pixels_CHW, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one bucket."""
+    return Batch(
+        pixels_BCHW=torch.from_numpy(np.stack([sample.pixels_CHW for sample in samples])),
+        captions=[sample.caption for sample in samples],
+        crops=[sample.crop for sample in samples],
+        loss_scale_B=torch.tensor([sample.loss_scale for sample in samples], dtype=torch.float32),
+        seeds=[sample.seed for sample in samples],
+        keys=[sample.key for sample in samples],
+        num_real=len(samples),
+    )
+
+
+def _filler(bucket: tuple[int, int]) -> Batch:
+    """Return one grey image of loss scale 0: a process with nothing to do must still take part in the step."""
+    width, height = bucket
+    return Batch(
+        pixels_BCHW=torch.full((1, 3, height, width), 127, dtype=torch.uint8),
+        captions=[""],
+        crops=[Crop((height, width), 0, 0, (height, width), False)],
+        loss_scale_B=torch.zeros(1),
+        seeds=[0],
+        keys=[""],
+        num_real=0,
+    )
+
+
+def load_pieces(dataset: PieceDataset, workers: int) -> Iterator[Loaded]:
+    """Yield the dataset's pieces in order, decoded by `workers` processes (0: by this one)."""
+    yield from DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_quiet_worker if workers else None,
+        prefetch_factor=2 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _quiet_worker(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which finishes the step and saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,182 @@
+"""What a run writes: last.ckpt, exports and sample pictures, each a callable for the loop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch.optim import Optimizer
+
+from everydream.config import RunConfig
+from everydream.errors import DiskError
+from everydream.evaluation.grids import labelled_grid
+from everydream.formats.atomic import format_bytes, require_space
+from everydream.methods.full import ParameterGroup
+from everydream.models.family import Family
+from everydream.sampling.prompts import prompts_from_captions, read_prompts
+from everydream.sampling.sampler import sample_images
+from everydream.training import export, state
+from everydream.training.display import Display
+from everydream.training.ema import Ema
+from everydream.training.launch import Launch
+from everydream.training.metrics import Events
+from everydream.training.optim import optimizer_state
+from everydream.training.runs import LAST
+from everydream.types import Index, Progress
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model with everything that moves it."""
+
+    family: Family
+    groups: Sequence[ParameterGroup]
+    optimizer: Optimizer
+    ema: Ema | None
+
+    @property
+    def num_trained(self) -> int:
+        """Number of trained parameters."""
+        return sum(parameter.numel() for group in self.groups for parameter in group.parameters)
+
+    def last_bytes(self) -> int:
+        """Return about how large last.ckpt is."""
+        return state.checkpoint_bytes(self.family, self.num_trained, self.ema is not None)
+
+
+def disk_needed(config: RunConfig, trainee: Trainee) -> int:
+    """Return the most that the checkpoints take at a time: last.ckpt twice, while it is replaced, and the exports."""
+    exports = export.export_bytes(trainee.family, config.checkpoints)
+    return 2 * trainee.last_bytes() + exports * ((config.checkpoints.keep or 1) + 1)
+
+
+@dataclass
+class Writer:
+    """Writes checkpoints, on the main process; the others wait."""
+
+    config: RunConfig
+    folder: Path
+    launch: Launch
+    trainee: Trainee
+    facts: state.Facts
+    events: Events
+    display: Display
+    unsaved: str | None = None
+    """Why the latest last.ckpt could not be written, if it could not."""
+
+    def save(self, progress: Progress) -> None:
+        """Write last.ckpt. On a full disk the old one stays, the user is told, and training goes on."""
+        self.unsaved = self._guarded(f"last.ckpt at step {progress.step}", self._save, progress)
+
+    def export(self, progress: Progress) -> None:
+        """Write the exports that are due."""
+        self._guarded(f"the export at step {progress.step}", self._export, progress)
+
+    def _guarded(self, what: str, write: Callable[[Progress], None], progress: Progress) -> str | None:
+        error: str | None = None
+        if self.launch.is_main:
+            try:
+                write(progress)
+            except (DiskError, OSError) as problem:
+                error = f"{what} could not be written: {problem}"
+                self.events.note("not written", error=error)
+                self.display.say(f"{error} What was saved before is still there.")
+        self.launch.wait()
+        return error
+
+    def _save(self, progress: Progress) -> None:
+        require_space(self.folder, self.trainee.last_bytes(), LAST)
+        trainee = self.trainee
+        state.save_checkpoint(
+            self.folder / LAST,
+            trainee.family,
+            optimizer=optimizer_state(trainee.optimizer, trainee.groups),
+            ema=trainee.ema.state_dict() if trainee.ema is not None else {},
+            scaler=self.launch.scaler_state(),
+            progress=progress,
+            facts=self.facts,
+        )
+        self.events.note("saved", step=progress.step)
+
+    def _export(self, progress: Progress) -> None:
+        if not self.config.checkpoints.formats:
+            return
+        require_space(self.folder, export.export_bytes(self.trainee.family, self.config.checkpoints), "an export")
+        with self.shown_weights():
+            written = export.export(
+                self.trainee.family, self.folder, self.config.project, progress, self.config.checkpoints
+            )
+        for path in written:
+            self.events.note("exported", step=progress.step, path=path.name)
+            self.display.say(f"Wrote {path}")
+
+    def shown_weights(self) -> AbstractContextManager[None]:
+        """Return a block in which the networks hold the weights to show: the average where one is kept and wanted."""
+        if self.trainee.ema is not None and self.config.checkpoints.use_ema:
+            return self.trainee.ema.swapped_in()
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws the sample pictures: files, a labelled grid, and the trackers."""
+
+    config: RunConfig
+    folder: Path
+    launch: Launch
+    writer: Writer
+    index: Index
+
+    def prompts(self) -> list[str]:
+        """Return the prompts as they stand now; the file may change while the run goes on."""
+        path = self.config.samples.prompts
+        return read_prompts(Path(path)) if path is not None else prompts_from_captions(self.index.captions)
+
+    def __call__(self, step: int) -> None:
+        """Draw every prompt at every guidance scale after `step` steps."""
+        settings, prompts = self.config.samples, self.prompts()
+        rows: list[list[NDArray[np.uint8]]] = [[] for _ in prompts]
+        with self.writer.shown_weights(), self.launch.autocast():
+            for guidance in settings.guidance:
+                for row, image in zip(rows, self._sampled(prompts, guidance), strict=True):
+                    row.append(image)
+        self._write(step, prompts, rows)
+
+    def _sampled(self, prompts: Sequence[str], guidance: float) -> list[NDArray[np.uint8]]:
+        settings, resolution = self.config.samples, self.config.data.resolution
+        images: list[NDArray[np.uint8]] = []
+        for first in range(0, len(prompts), settings.batch_size):
+            part = prompts[first : first + settings.batch_size]
+            images += sample_images(
+                self.writer.trainee.family,
+                part,
+                [settings.seed + first + number for number in range(len(part))],
+                width=settings.width or resolution,
+                height=settings.height or resolution,
+                steps=settings.steps,
+                guidance=guidance,
+                negative_prompt=settings.negative_prompt,
+            )
+        return images
+
+    def _write(self, step: int, prompts: Sequence[str], rows: Sequence[Sequence[NDArray[np.uint8]]]) -> None:
+        self.folder.mkdir(exist_ok=True)
+        scales = [f"guidance {guidance:g}" for guidance in self.config.samples.guidance]
+        for number, row in enumerate(rows):
+            for guidance, image in zip(self.config.samples.guidance, row, strict=True):
+                Image.fromarray(image).save(self.folder / f"s{step:06d}-p{number:02d}-g{guidance:g}.png")
+        grid = labelled_grid(rows, prompts, scales, f"{self.config.project}, step {step}")
+        Image.fromarray(grid).save(self.folder / f"s{step:06d}-grid.png")
+        self.launch.track_images({"samples": grid}, step)
+
+
+def size_report(config: RunConfig, trainee: Trainee) -> Mapping[str, str]:
+    """Return what the run takes on disk, in words."""
+    return {
+        "last.ckpt": format_bytes(trainee.last_bytes()),
+        "an export": format_bytes(export.export_bytes(trainee.family, config.checkpoints)),
+        "at most at a time": format_bytes(disk_needed(config, trainee)),
+    }

@@ -1,0 +1,77 @@
+"""From settings to a plan: what `everydream inspect` shows and `everydream train` does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from everydream.config import RunConfig
+from everydream.data.buckets import Buckets, choose_buckets
+from everydream.data.mix import Mix, make_mix
+from everydream.data.plan import count_steps, plan_epoch
+from everydream.data.scan import require_usable, scan
+from everydream.errors import ConfigError
+from everydream.models.family import Family
+from everydream.types import EpochPlan, Index
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The images of a run and how they are drawn."""
+
+    config: RunConfig
+    index: Index
+    mix: Mix
+    buckets: Buckets
+    steps_per_epoch: list[int]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        steps, bound = sum(self.steps_per_epoch), self.config.train.max_steps
+        return steps if bound is None else min(steps, bound)
+
+    def epoch(self, number: int) -> EpochPlan:
+        """Return the plan of one epoch."""
+        return plan_epoch(
+            self.index,
+            self.mix,
+            self.buckets,
+            seed=self.config.seed,
+            epoch=number,
+            batch_size=self.config.train.batch_size,
+            accumulation=self.config.train.gradient_accumulation,
+        )
+
+
+def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = None, check: bool = True) -> Planned:
+    """Scan the images and plan the run; `check` refuses a set with nothing usable, or with rejections if strict.
+
+    Raises DataError.
+    """
+    index = scan(config.data, config.captions, progress)
+    if check:
+        require_usable(index, config.data.strict)
+    mix = make_mix(index, config.data.sources, config.seed)
+    buckets = choose_buckets(
+        index.width_N,
+        index.height_N,
+        mix.mean_counts(),
+        resolution=config.data.resolution,
+        step=config.data.bucket_step,
+        max_aspect=config.data.max_aspect,
+        batch_size=config.train.batch_size,
+    )
+    batch_size, accumulation = config.train.batch_size, config.train.gradient_accumulation
+    steps = [count_steps(index, mix, buckets, epoch, batch_size, accumulation) for epoch in range(config.train.epochs)]
+    return Planned(config, index, mix, buckets, steps)
+
+
+def require_fitting_buckets(buckets: Buckets, family: Family) -> None:
+    """Raise ConfigError when a bucket's sides do not go through the model's levels without a remainder."""
+    multiple = family.sides_multiple
+    for width, height in buckets.sizes:
+        if width % multiple or height % multiple:
+            raise ConfigError(
+                f"data.bucket_step: the bucket {width}x{height} does not fit this model, whose image sides must be "
+                f"multiples of {multiple}. Set data.bucket_step to {multiple} or a multiple of it, "
+                f"and data.resolution to at least {multiple}."
+            )

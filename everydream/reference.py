@@ -1,0 +1,42 @@
+"""docs/configuration.md, generated from the settings classes: one line per key, with its default."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from everydream.config import RunConfig, settings_in
+
+_HEAD = """# Configuration reference
+
+Generated from the settings classes: `everydream schema --markdown > docs/configuration.md`. For completion in an
+editor: `everydream schema > everydream.schema.json`, and `# yaml-language-server: $schema=everydream.schema.json` as
+the first line of the YAML.
+
+One YAML a project. Unknown keys are refused with the nearest known one, and all problems are told at once. Any key can
+be set on the command line: `train.epochs=4 optimizer.lr=1e-6 data.sources.0.repeats=3`.
+"""
+
+
+def reference() -> str:
+    """Return the reference as Markdown."""
+    return _HEAD + "".join(_section("", RunConfig))
+
+
+def _section(prefix: str, model: type[BaseModel]) -> list[str]:
+    plain, nested = [], []
+    for name, field in model.model_fields.items():
+        inner = settings_in(field.annotation)
+        if inner is None:
+            plain.append(f"| `{name}` | {_default(field)} | {field.description} |\n")
+        else:
+            is_list = "list" in str(field.annotation)
+            key = f"{prefix}{name}{'[]' if is_list else ''}"
+            nested += [f"\n## `{key}`\n\n{(inner.__doc__ or '').strip()}\n", *_section(f"{key}.", inner)]
+    table = ["\n| key | default | meaning |\n|---|---|---|\n", *plain] if plain else []
+    return [*table, *nested]
+
+
+def _default(field: Any) -> str:
+    return "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"

@@ -1,0 +1,220 @@
+"""The plan and the end of a run in words, and `everydream inspect`'s report, as text and as JSON."""
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everydream.data.buckets import kept_fraction
+from everydream.outputs import Trainee, size_report
+from everydream.plan import Planned
+from everydream.training import export
+from everydream.training.runs import LAST
+from everydream.types import Progress
+
+_LISTED = 20
+
+
+def describe_sources(planned: Planned) -> list[str]:
+    """Return a line per source: images, draws, true share of the epoch."""
+    index, counts = planned.index, planned.mix.counts(0)
+    total = max(int(counts.sum()), 1)
+    lines = []
+    for number, (name, source) in enumerate(zip(index.names, planned.config.data.sources, strict=True)):
+        mine = index.source_N == number
+        rejected = sum(item.source == number for item in index.rejected)
+        draws = int(counts[mine].sum())
+        role = " (ground truth)" if source.role == "ground_truth" else ""
+        lost = f", {rejected} rejected" if rejected else ""
+        lines.append(
+            f"{name}{role}: {int(mine.sum())} images{lost}, {draws} draws an epoch = {100 * draws / total:.1f} %"
+        )
+    return lines
+
+
+def describe_buckets(planned: Planned) -> list[str]:
+    """Return a line per bucket: images, draws, how much is cropped away."""
+    index, counts = planned.index, planned.mix.counts(0)
+    bucket_N = planned.buckets.assign(index.width_N, index.height_N)
+    lines = []
+    for number, size in enumerate(planned.buckets.sizes):
+        mine = np.flatnonzero(bucket_N == number)
+        if not len(mine):
+            continue
+        lost = [1 - kept_fraction(int(index.width_N[i]), int(index.height_N[i]), size) for i in mine]
+        lines.append(
+            f"{size[0]}x{size[1]}: {len(mine)} images, {int(counts[mine].sum())} draws, "
+            f"crops {100 * float(np.mean(lost)):.1f} % on average, {100 * max(lost):.1f} % at most"
+        )
+    return lines
+
+
+def describe_epochs(planned: Planned) -> list[str]:
+    """Return the arithmetic of the run."""
+    train, plan = planned.config.train, planned.epoch(0)
+    sizes = np.diff(plan.batch_offsets)
+    left_over = int((sizes < train.batch_size).sum())
+    first, total = planned.steps_per_epoch[0] if planned.steps_per_epoch else 0, planned.total_steps
+    bound = f", bounded by max_steps {train.max_steps}" if train.max_steps and total == train.max_steps else ""
+    return [
+        f"{len(plan.record_K)} draws an epoch in {plan.num_batches} batches of {train.batch_size}"
+        + (
+            f", {left_over} of them smaller (left-overs of their buckets, weighed by their true size)"
+            if left_over
+            else ""
+        ),
+        f"{first} steps an epoch (accumulation {train.gradient_accumulation}), {train.epochs} epochs, "
+        f"{total} steps in all{bound}",
+    ]
+
+
+def describe_plan(planned: Planned, trainee: Trainee) -> str:
+    """Return the plan of a run, printed before it starts."""
+    sizes = size_report(planned.config, trainee)
+    parts = ", ".join(
+        f"{g.part} ({sum(p.numel() for p in g.parameters):,} parameters, lr {g.lr:g})" for g in trainee.groups
+    )
+    family = trainee.family
+    rows = [
+        ("Model", [f"{family.name}, predicts {family.objective.prediction}; trains {parts}"]),
+        ("Sources", describe_sources(planned)),
+        ("Buckets", describe_buckets(planned)),
+        ("Epochs", describe_epochs(planned)),
+        ("Saves", [export.describe(planned.config.checkpoints)]),
+        ("Disk", [", ".join(f"{name} {size}" for name, size in sizes.items())]),
+    ]
+    if planned.index.rejected:
+        rows.append(("Rejected", describe_rejected(planned)))
+    return _table(rows)
+
+
+def describe_rejected(planned: Planned) -> list[str]:
+    """Return the rejected files with their reasons, the first ones in full."""
+    index = planned.index
+    lines = [f"{index.names[r.source]}/{r.path}: {r.reason}" for r in index.rejected[:_LISTED]]
+    more = len(index.rejected) - _LISTED
+    return lines + ([f"... and {more} more; `everydream inspect --json FILE` lists all"] if more > 0 else [])
+
+
+def describe_end(run: Path, progress: Progress, total_steps: int, ended_by: int | None) -> str:
+    """Return what to say when the loop has ended."""
+    last = run / "checkpoints" / LAST
+    if ended_by is not None:
+        name = signal.Signals(ended_by).name
+        return (
+            f"Stopped by {name} after step {progress.step} of {total_steps}; everything is saved. Go on with:\n"
+            f"  python train.py --resume {last}"
+        )
+    return f"Finished: {progress.step} steps, {progress.images_seen} images seen.\nModel and state: {last}"
+
+
+def inspect_report(planned: Planned, count_tokens: Callable[[str], int] | None, max_tokens: int = 77) -> dict[str, Any]:
+    """Return the report of `everydream inspect --json`; image paths are relative to their source."""
+    index, counts = planned.index, planned.mix.counts(0)
+    bucket_N = planned.buckets.assign(index.width_N, index.height_N)
+    warnings = image_warnings(planned, count_tokens, max_tokens)
+    images = []
+    for i in range(len(index)):
+        variants = list(index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])])
+        entry: dict[str, Any] = {
+            "path": index.paths[i],
+            "caption": variants[0] if variants else "",
+            "bucket": list(planned.buckets.sizes[int(bucket_N[i])]),
+            "draws": int(counts[i]),
+            "source": index.names[int(index.source_N[i])],
+            "warnings": warnings.get(i, []),
+        }
+        if len(variants) > 1:
+            entry["variants"] = variants
+        images.append(entry)
+    plan = planned.epoch(0)
+    return {
+        "images": images,
+        "rejected": [{"path": r.path, "reason": r.reason, "source": index.names[r.source]} for r in index.rejected],
+        "epoch": {
+            "draws": len(plan.record_K),
+            "batches": plan.num_batches,
+            "steps": plan.num_steps,
+            # Left-overs train in batches of their own, so nothing is repeated to fill one and nothing waits.
+            "repeated": int(len(plan.record_K) - counts.sum()),
+            "left_for_next": int(counts.sum() - len(plan.record_K)),
+        },
+        "total_steps": planned.total_steps,
+    }
+
+
+def image_warnings(
+    planned: Planned, count_tokens: Callable[[str], int] | None, max_tokens: int
+) -> dict[int, list[str]]:
+    """Return what is unusual about each image: what the scan said, lost caption tails, enlargement, heavy crops."""
+    index = planned.index
+    bucket_N = planned.buckets.assign(index.width_N, index.height_N)
+    warnings = {record: list(lines) for record, lines in index.warnings.items()}
+    lengths: dict[str, int] = {}
+    for i in range(len(index)):
+        width, height = int(index.width_N[i]), int(index.height_N[i])
+        bucket = planned.buckets.sizes[int(bucket_N[i])]
+        scale = max(bucket[0] / width, bucket[1] / height)
+        if scale > 1:
+            warnings.setdefault(i, []).append(
+                f"enlarged {scale:.2f} times: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
+            )
+        lost = 1 - kept_fraction(width, height, bucket)
+        if lost > 1 / 3:
+            warnings.setdefault(i, []).append(
+                f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
+            )
+        for caption in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
+            if count_tokens is None or len(caption) <= max_tokens // 2:
+                continue
+            tokens = lengths.setdefault(caption, count_tokens(caption))
+            if tokens > max_tokens:
+                tail = _lost_tail(caption, count_tokens, max_tokens)
+                warnings.setdefault(i, []).append(
+                    f"caption has {tokens} tokens of {max_tokens}; this tail is lost: {tail!r}"
+                )
+    return warnings
+
+
+def _lost_tail(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
+    """Return the words of a caption that do not fit, found by bisection."""
+    words = caption.split(" ")
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count_tokens(" ".join(words[:middle])) <= max_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[low:])
+
+
+def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
+    """Return the report of `everydream inspect` for a terminal."""
+    index = planned.index
+    captions = Counter(entry["caption"] for entry in report["images"])
+    common = [f"{count} x {caption!r}" for caption, count in captions.most_common(5)]
+    warned = [(e["source"], e["path"], w) for e in report["images"] for w in e["warnings"]]
+    draws = Counter(entry["draws"] for entry in report["images"])
+    rows = [
+        ("Sources", describe_sources(planned)),
+        ("Captions", [f"{len(captions)} different ones; the most frequent:", *common]),
+        ("Buckets", describe_buckets(planned)),
+        ("Draws", [f"{number} images are drawn {times} times an epoch" for times, number in sorted(draws.items())]),
+        ("Epochs", describe_epochs(planned)),
+        ("Unusual", [f"{s}/{p}: {w}" for s, p, w in warned[:_LISTED]] or ["nothing"]),
+        ("Rejected", describe_rejected(planned) or ["nothing"]),
+    ]
+    if len(warned) > _LISTED:
+        rows[5][1].append(f"... and {len(warned) - _LISTED} more; --json FILE lists all")
+    seen = f"{len(index)} images usable, {len(index.rejected)} rejected"
+    return f"{seen}\n{_table(rows)}"
+
+
+def _table(rows: list[tuple[str, list[str]]]) -> str:
+    return "\n".join(
+        f"{name if number == 0 else '':<10}{line}" for name, lines in rows for number, line in enumerate(lines)
+    )

@@ -1,0 +1,170 @@
+"""The table of contents of the project: what happens in a run, in order.
+
+    settings -> checkpoint? -> images -> plan -> model -> what trains -> run folder -> loop -> files
+
+Lives in the package so that `everydream train` works wherever it is installed; `train.py` in a clone
+is its door.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from everydream.config import RunConfig
+from everydream.data.loader import Loaded, PieceDataset, load_pieces
+from everydream.data.plan import pieces_for_rank
+from everydream.errors import DiskError
+from everydream.formats.atomic import require_space
+from everydream.methods.full import attach
+from everydream.models.load import load, restore
+from everydream.outputs import Sampler, Trainee, Writer, disk_needed
+from everydream.plan import Planned, plan_run, require_fitting_buckets
+from everydream.report import describe_end, describe_plan
+from everydream.training import metrics, runs, state
+from everydream.training.cadence import SaveCadence
+from everydream.training.display import Display
+from everydream.training.ema import Ema
+from everydream.training.launch import Launch
+from everydream.training.loop import Collaborators, Limits, fit
+from everydream.training.lr import lr_factor
+from everydream.training.optim import load_optimizer_state, make_optimizer
+from everydream.training.signals import StopRequest
+from everydream.types import EpochPlan, Progress
+
+
+def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = False) -> tuple[Path, int | None]:
+    """Run the config, or go on with it from a last.ckpt; return the run folder and the signal that ended it.
+
+    Raises EveryDreamError subclasses, before anything is overwritten.
+    """
+    launch = Launch(config.train, config.trackers, config.seed)
+    display = Display(launch.is_main)
+    checkpoint = state.read_checkpoint(resume) if resume is not None else None
+    progress = checkpoint.progress if checkpoint is not None else Progress()
+
+    with display.counting("Checking images") as counter:
+        planned = plan_run(config, counter)
+    facts = state.Facts.of(config.plain(), planned.index)
+    changed = state.require_same(checkpoint, facts, allow_changes) if checkpoint is not None else []
+    if checkpoint is not None and progress.step >= planned.total_steps:
+        display.say(f"{resume} is complete: {progress.step} of {planned.total_steps} steps are done. Nothing to do.")
+        return runs.run_of(checkpoint.path) or checkpoint.path.parent, None
+
+    trainee = prepare(config, launch, planned, checkpoint, changed)
+    del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
+    stepping = launch.prepare(trainee.family, trainee.optimizer)
+    display.say(describe_plan(planned, trainee))
+    for line in changed:
+        display.say(f"Changed since the checkpoint: {line}")
+    run = launch.from_main(open_run(config, resume, progress, trainee) if launch.is_main else Path())
+    display.say(f"Run folder: {run}")
+
+    only_main = run if launch.is_main else None
+    events = metrics.Events(only_main and only_main / "events.jsonl")
+    for rejection in planned.index.rejected:
+        source = planned.index.names[rejection.source]
+        events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
+    launch.start_trackers(run / "trackers", config.project, state.flatten(config.plain()))
+    writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display)
+    sampler = Sampler(config, run / "samples", launch, writer, planned.index)
+    with StopRequest() as stop, display.training(planned.total_steps, progress.step, config.train.epochs):
+        collaborators = Collaborators(
+            launch=launch,
+            family=trainee.family,
+            groups=trainee.groups,
+            optimizer=stepping,
+            ema=trainee.ema,
+            loss=config.loss,
+            lr_at=lambda step: lr_factor(config.lr_schedule, step, planned.total_steps),
+            plan=planned.epoch,
+            load=piece_loader(planned, launch),
+            save=writer.save,
+            export=writer.export,
+            sample=sampler if config.samples.every_steps else None,
+            samples_every=config.samples.every_steps or 0,
+            cadence=SaveCadence(config.checkpoints),
+            metrics=metrics.JsonLines(only_main and only_main / "metrics.jsonl"),
+            events=events,
+            display=display,
+            stop=stop,
+            source_names=planned.index.names,
+        )
+        progress, ended_by = fit(collaborators, limits(planned), progress)
+    if writer.unsaved is not None:
+        raise DiskError(writer.unsaved)
+    if launch.is_main:
+        events.note("finished" if ended_by is None else "stopped", step=progress.step)
+        display.say(describe_end(run, progress, planned.total_steps, ended_by))
+    launch.close()
+    return run, ended_by
+
+
+def prepare(
+    config: RunConfig, launch: Launch, planned: Planned, checkpoint: state.Checkpoint | None, changed: list[str]
+) -> Trainee:
+    """Return the model on its device with its optimizer and average, new or as the checkpoint has them.
+
+    Adds to `changed` what of the checkpoint found no place.
+    """
+    clip_skip = config.text_encoder.clip_skip
+    if checkpoint is not None:
+        family = restore(checkpoint.tensors, checkpoint.model, checkpoint.path, clip_skip)
+    else:
+        family = load(config.model, clip_skip)
+    require_fitting_buckets(planned.buckets, family)
+    launch.place(family)
+    groups = attach(family, config.unet, config.text_encoder, config.optimizer.lr)
+    if config.train.gradient_checkpointing:
+        family.enable_gradient_checkpointing()
+    trainee = Trainee(
+        family,
+        groups,
+        make_optimizer(groups, config.optimizer),
+        Ema(groups, config.ema) if config.ema.decay is not None else None,
+    )
+    if checkpoint is not None:
+        fresh = load_optimizer_state(trainee.optimizer, groups, checkpoint.optimizer)
+        if fresh and checkpoint.progress.step:
+            changed.append(f"{len(fresh)} tensors start without optimizer state, {fresh[0]} for one")
+        if trainee.ema is not None:
+            trainee.ema.load_state_dict(checkpoint.ema)
+        launch.load_scaler_state(checkpoint.scaler)
+    return trainee
+
+
+def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee) -> Path:
+    """Return the run's folder, new or the one that is gone on with, once there is room for what it will hold."""
+    run = runs.run_of(resume) if resume is not None else None
+    require_space(run or Path(config.runs_dir), disk_needed(config, trainee), "This run")
+    if run is None:
+        run = runs.create_run(Path(config.runs_dir), config.project)
+    else:
+        metrics.cut_after(run / "metrics.jsonl", progress.step)
+    text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    return run
+
+
+def piece_loader(planned: Planned, launch: Launch) -> Callable[[EpochPlan, int], Iterator[Loaded]]:
+    """Return what loads this process's pieces of an epoch from a step on."""
+    config = planned.config
+    workers = config.data.workers if config.data.workers is not None else launch.default_workers()
+
+    def load_epoch(plan: EpochPlan, start: int) -> Iterator[Loaded]:
+        pieces = list(pieces_for_rank(plan, launch.rank, launch.world, start))
+        dataset = PieceDataset(pieces, plan, planned.index, planned.buckets, config.data, config.seed)
+        return load_pieces(dataset, workers)
+
+    return load_epoch
+
+
+def limits(planned: Planned) -> Limits:
+    """Return how far the loop goes."""
+    train_settings = planned.config.train
+    return Limits(
+        epochs=train_settings.epochs,
+        total_steps=planned.total_steps,
+        images_per_step=train_settings.batch_size * train_settings.gradient_accumulation,
+        max_grad_norm=train_settings.max_grad_norm,
+    )

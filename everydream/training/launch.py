@@ -1,0 +1,163 @@
+"""Processes, devices, precision and trackers: all that accelerate does for us, and the only file that knows it."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
+
+from everydream.errors import ConfigError
+from everydream.models.family import Family
+from everydream.training.settings import TrainSettings
+
+T = TypeVar("T")
+
+
+class Launch:
+    """This process among its peers."""
+
+    def __init__(self, settings: TrainSettings, trackers: Sequence[str], seed: int) -> None:
+        if settings.precision == "fp16" and not torch.cuda.is_available():
+            raise ConfigError(
+                "train.precision: fp16 needs a GPU, and none is visible. Use bf16 or fp32 on this machine."
+            )
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        self.accelerator = Accelerator(
+            # Said outright, or accelerate does not look for other processes on a machine without an accelerator.
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision="no" if settings.precision == "fp32" else settings.precision,
+            log_with=list(trackers) or None,
+            project_dir=".",
+        )
+        # Nothing of ours draws from the global generators; a library that does shall at least repeat itself.
+        set_seed(seed % 2**32)
+        self._wrapped: list[nn.Module] = []
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def default_workers(self) -> int:
+        """Return how many processes decode for this one: its share of the cores, less one for itself, at most 8."""
+        return max(1, min(8, (os.cpu_count() or 2) // self.world - 1))
+
+    def place(self, family: Family) -> None:
+        """Move the networks to the device."""
+        for module in family.modules().values():
+            module.to(self.device)
+
+    def prepare(self, family: Family, optimizer: Optimizer) -> Any:
+        """Wrap what trains for several processes and return the optimizer to step."""
+        family.wrap(self._wrap)
+        return self.accelerator.prepare_optimizer(optimizer)
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        wrapped: nn.Module = self.accelerator.prepare_model(network)
+        self._wrapped.append(wrapped)
+        return wrapped
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute in the configured precision inside the block."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    @contextmanager
+    def micro_batch(self, is_last_of_step: bool) -> Iterator[None]:
+        """Exchange gradients between the processes in the last micro-batch of a step only."""
+        with ExitStack() as stack:
+            if not is_last_of_step:
+                for network in self._wrapped:
+                    stack.enter_context(self.accelerator.no_sync(network))
+            yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the loss's gradients; DDP averages over processes, and we want the sum."""
+        self.accelerator.backward(loss * self.world)
+
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
+        """Clip all gradients together and return their norm before."""
+        norm = self.accelerator.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
+        return float(norm)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the fp16 loss scaler's state, empty in other precisions."""
+        scaler = self.accelerator.scaler
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def load_scaler_state(self, saved: dict[str, Any]) -> None:
+        """Put the fp16 loss scaler's state back."""
+        if self.accelerator.scaler is not None and saved:
+            self.accelerator.scaler.load_state_dict(saved)
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether a non-finite gradient is the loss scaler's business."""
+        return self.accelerator.scaler is not None
+
+    def gather(self, item: T) -> list[T]:
+        """Return every process's item, in the order of the processes."""
+        return list(gather_object([item])) if self.world > 1 else [item]
+
+    def from_main(self, item: T) -> T:
+        """Return the main process's item."""
+        if self.world == 1:
+            return item
+        holder = [item]
+        broadcast_object_list(holder)
+        return holder[0]
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.accelerator.wait_for_everyone()
+
+    def start_trackers(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
+        """Open the trackers; their files go below `folder`."""
+        if not self.accelerator.log_with:
+            return
+        self.accelerator.project_configuration.set_directories(str(folder))
+        self.accelerator.project_configuration.logging_dir = str(folder)
+        # Trackers take numbers and text as settings, nothing else.
+        plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in config.items()}
+        self.accelerator.init_trackers(project, config=plain)
+
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Send numbers to the trackers."""
+        self.accelerator.log(dict(values), step=step)
+
+    def track_images(self, images: Mapping[str, NDArray[np.uint8]], step: int) -> None:
+        """Send pictures, (H, W, 3) each, to the trackers."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                values = {name: image[None] for name, image in images.items()}
+                tracker.log_images(values, step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}))
+
+    def close(self) -> None:
+        """Close the trackers and the process group."""
+        self.accelerator.end_training()

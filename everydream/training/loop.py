@@ -1,0 +1,246 @@
+"""The one loop: losses become optimizer steps; metrics, samples and checkpoints follow on their cadence.
+
+It is never subclassed and never copied. What differs between models, methods and objectives is behind
+the family, the parameter groups and the step.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from everydream.data.loader import Loaded
+from everydream.data.plan import images_in_step
+from everydream.errors import TrainingError
+from everydream.methods.full import ParameterGroup
+from everydream.models.family import Family
+from everydream.step import LossSettings, training_step
+from everydream.training.cadence import SaveCadence
+from everydream.training.display import Display
+from everydream.training.ema import Ema
+from everydream.training.launch import Launch
+from everydream.training.metrics import Events, JsonLines
+from everydream.training.signals import StopRequest
+from everydream.types import EpochPlan, Progress, Rejection
+
+_MAX_BAD_STEPS = 3
+
+
+@dataclass
+class Collaborators:
+    """Everything the loop calls; made by `everydream.train`, in its order."""
+
+    launch: Launch
+    family: Family
+    groups: Sequence[ParameterGroup]
+    optimizer: Any
+    ema: Ema | None
+    loss: LossSettings
+    lr_at: Callable[[int], float]
+    """Step -> factor on every group's peak rate."""
+    plan: Callable[[int], EpochPlan]
+    load: Callable[[EpochPlan, int], Iterator[Loaded]]
+    """(plan, first step) -> this process's pieces."""
+    save: Callable[[Progress], None]
+    export: Callable[[Progress], None]
+    sample: Callable[[int], None] | None
+    """Draws samples after so many steps; None: never."""
+    samples_every: int
+    cadence: SaveCadence
+    metrics: JsonLines
+    events: Events
+    display: Display
+    stop: StopRequest
+    source_names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far to go."""
+
+    epochs: int
+    total_steps: int
+    images_per_step: int
+    max_grad_norm: float | None
+
+
+@dataclass
+class _Pending:
+    """What the micro-batches of the step under way have given so far, on this process."""
+
+    losses: list[torch.Tensor]
+    keys: list[str]
+    failed: list[Rejection]
+
+    def gather(self, launch: Launch, stop: int | None) -> "_Gathered":
+        """Return what all processes have, as plain numbers."""
+        losses = torch.cat(self.losses).tolist()
+        everyone = launch.gather((losses, self.keys, self.failed, stop))
+        return _Gathered(
+            losses=[loss for part in everyone for loss in part[0]],
+            keys=[key for part in everyone for key in part[1]],
+            failed=[rejection for part in everyone for rejection in part[2]],
+            stop=next((part[3] for part in everyone if part[3] is not None), None),
+        )
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    losses: list[float]
+    keys: list[str]
+    failed: list[Rejection]
+    stop: int | None
+
+    @property
+    def mean(self) -> float:
+        """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
+        return math.fsum(self.losses) / len(self.losses) if self.losses else 0.0
+
+
+def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress, int | None]:
+    """Train from `progress` to the end; return where it stands and the signal that stopped it, if one did.
+
+    Raises TrainingError after three non-finite steps in a row, with last.ckpt from before the first.
+    """
+    if c.sample is not None and progress.step == 0:
+        _sample(c, 0)
+    before_bad, bad_in_a_row = progress, 0
+    while progress.epoch < limits.epochs and progress.step < limits.total_steps:
+        plan = c.plan(progress.epoch)
+        pending = _Pending([], [], [])
+        for loaded in c.load(plan, progress.step_in_epoch):
+            if not pending.losses:
+                _set_learning_rates(c, progress.step)
+            _accumulate(c, loaded, limits, pending)
+            if not loaded.piece.is_last_of_step:
+                continue
+            gathered = pending.gather(c.launch, c.stop.signal)
+            pending = _Pending([], [], [])
+            norm = _optimize(c, limits, gathered)
+            ended = progress.step_in_epoch + 1 == plan.num_steps
+            after = _advance(progress, images_in_step(plan, progress.step_in_epoch) - len(gathered.failed), ended)
+            _report(c, progress, after, gathered, norm)
+            if norm is None:
+                bad_in_a_row += 1
+                before_bad = progress if bad_in_a_row == 1 else before_bad
+                if bad_in_a_row == _MAX_BAD_STEPS:
+                    c.save(before_bad)
+                    raise TrainingError(_bad_message(bad_in_a_row, before_bad, gathered))
+            else:
+                bad_in_a_row = 0
+                if c.ema is not None:
+                    c.ema.update(after.step)
+            progress = after
+            _periodic(c, progress, ended, limits)
+            if gathered.stop is not None:
+                c.save(progress)
+                return progress, gathered.stop
+            if progress.step >= limits.total_steps:
+                break
+        else:
+            # An epoch whose every step was done before the resume, or that has none at all.
+            if progress.epoch == plan.epoch:
+                progress = replace(progress, epoch=plan.epoch + 1, step_in_epoch=0)
+    c.save(progress)
+    c.export(progress)
+    return progress, None
+
+
+def _accumulate(c: Collaborators, loaded: Loaded, limits: Limits, pending: _Pending) -> None:
+    """Add one micro-batch's gradients."""
+    batch = loaded.batch.to(c.launch.device)
+    with c.launch.micro_batch(loaded.piece.is_last_of_step):
+        with c.launch.autocast():
+            result = training_step(batch, c.family, c.loss, limits.images_per_step)
+        c.launch.backward(result.loss)
+    pending.losses.append(result.per_image_B[: batch.num_real])
+    pending.keys += batch.keys[: batch.num_real]
+    pending.failed += loaded.failed
+
+
+def _set_learning_rates(c: Collaborators, step: int) -> None:
+    factor = c.lr_at(step)
+    for group, live in zip(c.groups, c.optimizer.param_groups, strict=True):
+        live["lr"] = group.lr * factor
+
+
+def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered) -> float | None:
+    """Clip and step; return the gradient norm, or None if loss or gradients are not finite and nothing was changed."""
+    norm = c.launch.clip([p for group in c.groups for p in group.parameters], limits.max_grad_norm)
+    # Under fp16 an overflow of the scaled gradients is ordinary: the scaler skips the step by itself and adapts.
+    gradients_fine = math.isfinite(norm) or c.launch.scales_loss
+    fine = gradients_fine and all(math.isfinite(loss) for loss in gathered.losses)
+    if fine or c.launch.scales_loss:
+        c.optimizer.step()
+    c.optimizer.zero_grad(set_to_none=True)
+    return norm if fine else None
+
+
+def _advance(progress: Progress, images: int, epoch_ended: bool) -> Progress:
+    return Progress(
+        step=progress.step + 1,
+        epoch=progress.epoch + epoch_ended,
+        step_in_epoch=0 if epoch_ended else progress.step_in_epoch + 1,
+        images_seen=progress.images_seen + images,
+    )
+
+
+def _report(c: Collaborators, before: Progress, after: Progress, gathered: _Gathered, norm: float | None) -> None:
+    """Write the step's line, tell the trackers, the bar and, where something went wrong, the user."""
+    if not c.launch.is_main:
+        return
+    for rejection in gathered.failed:
+        source = c.source_names[rejection.source]
+        c.events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason, step=after.step)
+        c.display.say(f"Rejected {source}/{rejection.path}: {rejection.reason}. The batch went on without it.")
+    rates = {f"lr/{g.part}": live["lr"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True)}
+    line: dict[str, Any] = {"step": after.step, "epoch": before.epoch, "images_seen": after.images_seen}
+    if norm is None:
+        bad = sorted({k for k, loss in zip(gathered.keys, gathered.losses, strict=True) if not math.isfinite(loss)})
+        c.metrics.write({**line, "skipped": "non-finite loss or gradients", "images": bad or gathered.keys})
+        c.events.note("step skipped", step=after.step, images=bad or gathered.keys)
+        c.display.say(
+            f"Step {after.step} gave a loss or gradient that is not a number and was skipped. "
+            f"{'Images with such a loss' if bad else 'Images in the batch'}: {', '.join(bad or gathered.keys)}"
+        )
+        return
+    numbers = {"loss": gathered.mean, "grad_norm": norm, **rates}
+    c.metrics.write({**line, **numbers})
+    c.display.advance(after.step, before.epoch, len(gathered.losses), gathered.mean)
+    c.launch.track({**numbers, "images_per_s": c.display.images_per_s, "epoch": before.epoch}, after.step)
+
+
+def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool, limits: Limits) -> None:
+    """Sample, save and export where due. The main process's clock decides for all."""
+    last_step = progress.step >= limits.total_steps
+    last, export = c.launch.from_main(c.cadence.due(progress, epoch_ended))
+    if last and not last_step:
+        c.save(progress)
+    if export and not last_step:
+        c.export(progress)
+    if c.sample is not None and (progress.step % c.samples_every == 0 or last_step):
+        _sample(c, progress.step)
+
+
+def _sample(c: Collaborators, step: int) -> None:
+    """Draw samples on the main process; whatever goes wrong there is told, and training goes on."""
+    assert c.sample is not None
+    if c.launch.is_main:
+        try:
+            c.sample(step)
+        except Exception as error:
+            # Sampling is a look at the run and not part of it: memory, a prompt file, a full disk.
+            c.events.note("sampling failed", step=step, error=f"{type(error).__name__}: {error}")
+            c.display.say(f"Samples at step {step} failed, training goes on: {type(error).__name__}: {error}")
+    c.launch.wait()
+
+
+def _bad_message(count: int, before: Progress, gathered: _Gathered) -> str:
+    return (
+        f"{count} steps in a row gave a loss or gradients that are not numbers, so the run was stopped. "
+        f"last.ckpt is from step {before.step}, before the first of them. "
+        f"The last batch held {', '.join(gathered.keys)}. "
+        "Look at these images, lower the learning rates, or use train.precision: fp32."
+    )

@@ -1,0 +1,86 @@
+"""Settings of the training room."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from everydream.settings import Settings
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class TrainSettings(Settings):
+    """How long, in what portions, in which precision."""
+
+    epochs: Positive = 2
+    """Times through the plan; an epoch is every source's repeats, choose or share, once."""
+    max_steps: Positive | None = None
+    """Stop after this many optimizer steps even if epochs are left; the learning rate decays over what really runs."""
+    batch_size: Positive = 6
+    """Images per micro-batch, all processes together."""
+    gradient_accumulation: Positive = 1
+    """Micro-batches per optimizer step: batch_size * gradient_accumulation images, on any number of processes."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of the computation; weights, optimizer and loss stay in fp32. fp16 scales the loss and needs a GPU."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: about a quarter slower, a fraction of the memory. Same numbers."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    """Clip the norm of all gradients together to this; null: never."""
+    deterministic: bool = False
+    """Refuse GPU kernels whose sums depend on timing, so that resume is exact to the bit there too; slower."""
+
+
+class OptimizerSettings(Settings):
+    """The optimizer."""
+
+    name: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
+    """PyTorch's own."""
+    lr: Annotated[float, Field(ge=0.0)] | None = None
+    """One peak learning rate for every part, over unet.lr and text_encoder.lr; null: each part's own."""
+    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Decay of the first and second moment; sgd uses the first as momentum, adafactor ignores them."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Decoupled for adamw and adafactor, L2 for the others."""
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    """Added to the denominator by adam and adamw."""
+
+
+class LrScheduleSettings(Settings):
+    """How the learning rates move over the run."""
+
+    name: Literal["constant", "linear", "cosine", "polynomial"] = "cosine"
+    """Shape after the warm-up; all but constant end at 0."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises from 0."""
+    power: Annotated[float, Field(gt=0.0)] = 2.0
+    """Exponent of `polynomial`."""
+
+
+class EmaSettings(Settings):
+    """A moving average of the trained weights, beside them."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Largest decay, e.g. 0.9999; null: no average is kept."""
+    update_after: Annotated[int, Field(ge=0)] = 0
+    """Steps before the average starts."""
+
+
+class CheckpointSettings(Settings):
+    """What is written, and when. Each time something is due, last.ckpt is written too; at the end always."""
+
+    every_steps: Positive | None = None
+    """Write after every N optimizer steps; null: not by steps."""
+    every_epochs: Positive | None = 1
+    """Write after every N epochs; null: not by epochs."""
+    from_epoch: Annotated[int, Field(ge=0)] = 0
+    """No exports by epoch before this many epochs are done; last.ckpt is written all the same."""
+    every_minutes: Annotated[float, Field(gt=0.0)] | None = 20.0
+    """Write after this many minutes; null: not by time."""
+    keep: Positive | None = 3
+    """Keep this many of the newest exports of this run; null: all."""
+    formats: list[Literal["safetensors", "ckpt", "diffusers"]] = ["safetensors"]
+    """Formats of the exports; an empty list: last.ckpt only."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
+    """Of the exports' floating tensors; integer tensors stay as they are."""
+    use_ema: bool = True
+    """Export and sample the moving average where one is kept."""

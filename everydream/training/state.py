@@ -1,0 +1,182 @@
+"""`last.ckpt`: one self-contained file that is both a model for other tools and the whole state of a run.
+
+    state_dict    the model under single-file names, float32       what other tools read
+    optimizer     state by parameter name
+    ema           averaged weights by parameter name
+    everydream    version, progress, model description, and the facts that must match on resume
+
+All plain containers and tensors: it opens with `torch.load(weights_only=True)`. It holds no time, no
+path of the run and no RNG state, so a resumed run writes the same bytes as the uninterrupted one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from everydream.errors import FormatError, ResumeError
+from everydream.formats.files import METADATA_KEY, StateDict, total_bytes, write_pickle
+from everydream.formats.pickles import load_pickle
+from everydream.models.family import Family
+from everydream.types import Index, Progress
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run was made of; a resume compares them item by item."""
+
+    config: dict[str, Any]
+    """The resolved settings."""
+    images: dict[str, int]
+    """Record key -> digest."""
+
+    @staticmethod
+    def of(config: dict[str, Any], index: Index) -> "Facts":
+        """Return the facts of a run."""
+        keys = [index.key(record) for record in range(len(index))]
+        return Facts(config, dict(zip(keys, index.digest_N.view(np.int64).tolist(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A last.ckpt in memory."""
+
+    path: Path
+    tensors: StateDict
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    ema: StateDict
+    scaler: dict[str, Any]
+    progress: Progress
+    facts: Facts
+
+
+def save_checkpoint(
+    path: Path,
+    family: Family,
+    *,
+    optimizer: Mapping[str, Any],
+    ema: StateDict,
+    scaler: Mapping[str, Any],
+    progress: Progress,
+    facts: Facts,
+) -> None:
+    """Write last.ckpt; the previous one stays until the new one is whole."""
+    ours = {
+        "version": VERSION,
+        "model": family.description(),
+        "progress": asdict(progress),
+        "scaler": dict(scaler),
+        "config": json.dumps(facts.config, sort_keys=True),
+        "image_keys": "\n".join(facts.images),
+        "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
+    }
+    contents = {"state_dict": family.single_file(), "optimizer": optimizer, "ema": ema, METADATA_KEY: ours}
+    write_pickle(path, contents)
+
+
+def checkpoint_bytes(family: Family, trained: int, with_ema: bool) -> int:
+    """Return about how large a last.ckpt will be: the model, two float32 moments a parameter, the average."""
+    return total_bytes(family.single_file()) + 4 * trained * (2 + with_ema)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a last.ckpt. Raises ResumeError for a file that is whole but holds no training state."""
+    try:
+        contents, _ = load_pickle(path)
+    except FormatError as error:
+        raise ResumeError(f"{error} Resume from another checkpoint of the run if there is one.") from error
+    ours = contents.get(METADATA_KEY) if isinstance(contents, dict) else None
+    if not isinstance(ours, dict) or "progress" not in ours:
+        raise ResumeError(
+            f"{path} holds no training state, so there is nothing to resume. If it is a model to start from, "
+            "name it under model.path and leave --resume out."
+        )
+    if ours["version"] != VERSION:
+        raise ResumeError(
+            f"{path} was written by another version of EveryDream (state {ours['version']}, this one reads {VERSION})."
+        )
+    keys = ours["image_keys"].split("\n") if ours["image_keys"] else []
+    return Checkpoint(
+        path=path,
+        tensors=contents["state_dict"],
+        model=ours["model"],
+        optimizer=contents["optimizer"],
+        ema=contents["ema"],
+        scaler=ours["scaler"],
+        progress=Progress(**ours["progress"]),
+        facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
+    )
+
+
+def peek_config(path: Path) -> dict[str, Any]:
+    """Return the settings in a last.ckpt without reading its tensors."""
+    try:
+        ours = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[METADATA_KEY]
+        config: dict[str, Any] = json.loads(ours["config"])
+    except Exception:
+        # Whatever is wrong with the file, the full reader says it in words.
+        config = read_checkpoint(path).facts.config
+    return config
+
+
+# What may differ between a run and its continuation without changing a single number of the training.
+_FREE = (
+    "project", "runs_dir", "samples", "trackers", "checkpoints", "model", "data.workers", "data.check", "data.strict",
+    "train.gradient_checkpointing", "train.deterministic",
+)  # fmt: skip
+_SHOWN = 20
+
+
+def changes(before: Facts, now: Facts) -> list[str]:
+    """Return, one line each, what differs in settings and images; nothing if the run can go on as it was."""
+    old, new = flatten(before.config), flatten(now.config)
+    lines = [
+        f"{key}: was {old.get(key, 'not set')}, is {new.get(key, 'not set')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _is_free(key)
+    ]
+    removed = [f"image gone: {key}" for key in before.images if key not in now.images]
+    added = [f"image new: {key}" for key in now.images if key not in before.images]
+    edited = [f"image or caption changed: {k}" for k, d in now.images.items() if before.images.get(k, d) != d]
+    for kind in (removed, added, edited):
+        lines += kind[:_SHOWN]
+        if len(kind) > _SHOWN:
+            lines.append(f"... and {len(kind) - _SHOWN} more of these")
+    return lines
+
+
+def require_same(checkpoint: Checkpoint, now: Facts, allow_changes: bool) -> list[str]:
+    """Return the changes, or raise ResumeError when there are some and they are not allowed."""
+    found = changes(checkpoint.facts, now)
+    if found and not allow_changes:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise ResumeError(
+            f"{checkpoint.path} comes from a run with other settings or images, so going on would not give what the "
+            f"uninterrupted run gives:\n{listed}\nPut them back, or go on regardless with --allow-changes."
+        )
+    return found
+
+
+def _is_free(key: str) -> bool:
+    # Source paths may move; what is in them is compared image by image.
+    moved = key.startswith("data.sources.") and key.endswith(".path")
+    return moved or any(key == free or key.startswith(free + ".") for free in _FREE)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as {dotted key: value}."""
+    items: Sequence[tuple[str, Any]]
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        items = [(str(number), item) for number, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {k: v for name, item in items for k, v in flatten(item, f"{prefix}.{name}" if prefix else name).items()}

@@ -1,0 +1,44 @@
+"""File names that carry a caption, valid on every file system, and read back by EveryDream as that caption.
+
+The contract (`datasets/README.md`): the caption is the part of the file name before the first `_`,
+unless a sidecar text file holds one. So a name made here says whether it still is the whole caption;
+where it is not, the caller writes the sidecar.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+MAX_BYTES = 240
+"""UTF-8 bytes of a name with its number and ending; most file systems stop at 255."""
+_ROOM_FOR_ENDING = len("_(1000000).jpeg")
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*_\x00-\x1f\x7f]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CaptionName:
+    """The stem of a file's name, without number and ending."""
+
+    stem: str
+    is_whole: bool
+    """Whether the stem reads back as exactly the caption."""
+
+    def numbered(self, number: int, ending: str) -> str:
+        """Return the file's name for the how-manieth image of this caption, from 1: `stem_(1).png`."""
+        return f"{self.stem}_({number}){ending}"
+
+
+def name_of(caption: str) -> CaptionName:
+    """Return the stem for a caption: forbidden characters become spaces, and what is too long is cut."""
+    text = " ".join(caption.split())
+    stem = " ".join(_FORBIDDEN.sub(" ", "".join(c if unicodedata.category(c) != "Cc" else " " for c in text)).split())
+    stem = _cut(stem, MAX_BYTES - _ROOM_FOR_ENDING).strip(" .")
+    if not stem or _RESERVED.fullmatch(stem):
+        stem = f"image {stem}".strip()
+    return CaptionName(stem, stem == text)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Cut to so many UTF-8 bytes, between characters."""
+    return text.encode("utf-8")[:max_bytes].decode("utf-8", "ignore")
