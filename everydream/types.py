@@ -6,6 +6,7 @@ embedding; `t_B` is a timestep per image. N counts records of the index, K draws
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Index:
 
     def __post_init__(self) -> None:
         num = len(self.paths)
-        columns = [
+        columns: list[NDArray[Any]] = [
             self.source_N, self.width_N, self.height_N, self.repeats_N, self.dropout_N, self.flip_p_N,
             self.loss_scale_N, self.shuffle_tags_N, self.keep_tags_N, self.batch_id_N, self.digest_N,
         ]  # fmt: skip

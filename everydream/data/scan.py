@@ -1,0 +1,217 @@
+"""The scan: every image is looked at once, before anything is trained, and becomes a record or a rejection.
+
+    list files -> captions and folder settings (text only) -> headers or pixels (threads) -> columns
+
+No bad file ends the scan; only a source that is not there does, and `require_usable` if nothing is left. Nothing is
+ever written beside the user's images.
+"""
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import astuple
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from everydream.data.images import BadImage, Probe, decode, probe, promised_formats
+from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
+from everydream.data.sources import REMOVED, Candidate, list_source, show, source_problem, source_root
+from everydream.data.texts import BadText
+from everydream.errors import DataError
+from everydream.types import Index, Rejection
+
+AUTO_FULL_IMAGES = 2000
+"""Up to this many images `check: auto` decodes all of them: about a minute on a few cores."""
+
+_BLOCK_BYTES = 4096
+_MAX_THREADS = 8
+_ALONE_PIXELS = 30e6
+"""Images from this size on are decoded one at a time, so that threads do not multiply their memory."""
+_MAX_LISTED = 20
+_NEARLY_ALL = 0.9
+_FEW_IMAGES = 5
+
+
+class _Record(NamedTuple):
+    candidate: Candidate
+    width: int
+    height: int
+    digest: int
+    warnings: list[str]
+
+
+def scan(data: DataSettings, captions: CaptionSettings, progress: Callable[[int, int], None] | None = None) -> Index:
+    """Look at every image of every source; `DataError` names all sources that cannot be read.
+
+    `progress` is called with (done, total) after each image.
+    """
+    found = _list_sources(data, captions)
+    candidates = [item for item in found if isinstance(item, Candidate)]
+    checked = list(_check_all(candidates, data, progress))
+    records = [item for item in checked if isinstance(item, _Record)]
+    rejected = [item for item in (*found, *checked) if isinstance(item, Rejection)]
+    return _to_index(data.sources, records, sorted(rejected, key=lambda item: (item.source, item.path)))
+
+
+def require_usable(index: Index, strict: bool = False) -> None:
+    """Raise `DataError` if there is no usable image, or, if `strict`, if any was rejected against the user's will."""
+    unwanted = [item for item in index.rejected if not item.reason.startswith(REMOVED)]
+    if len(index) == 0:
+        removed = len(index.rejected) - len(unwanted)
+        hint = f" ({removed} were taken out by multiply 0)" if removed else ""
+        raise DataError(f"No usable image in {', '.join(index.roots)}{hint}.{_listing(index, unwanted)}")
+    if strict and unwanted:
+        raise DataError(
+            f"{len(unwanted)} of {len(index) + len(index.rejected)} images cannot be used, and data.strict is on: "
+            f"repair or remove them, or turn strict off to train on the rest.{_listing(index, unwanted)}"
+        )
+
+
+def _listing(index: Index, rejected: Sequence[Rejection]) -> str:
+    lines = [f"\n  {index.names[item.source]}/{item.path}: {item.reason}" for item in rejected[:_MAX_LISTED]]
+    more = len(rejected) - len(lines)
+    return "".join(lines) + (f"\n  and {more} more" if more else "")
+
+
+def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int, list[str]]:
+    """Return what is suspicious about whole sources: one caption for nearly all images, unless it is a label."""
+    found: dict[int, list[str]] = {}
+    firsts: dict[int, Counter[str]] = {}
+    for record, source in enumerate(index.source_N.tolist()):
+        firsts.setdefault(source, Counter())[index.captions[index.caption_offsets[record]]] += 1
+    for source, counter in firsts.items():
+        (caption, count), total = counter.most_common(1)[0], counter.total()
+        if sources[source].caption_rule != "label" and total >= _FEW_IMAGES and count >= _NEARLY_ALL * total:
+            found[source] = [f'{count} of {total} images have the same caption, "{caption}"']
+    return found
+
+
+# Looking at the images
+
+
+def _list_sources(data: DataSettings, captions: CaptionSettings) -> list[Candidate | Rejection]:
+    problems: list[str] = []
+    found: list[Candidate | Rejection] = []
+    for number, source in enumerate(data.sources):
+        problem = source_problem(source)
+        try:
+            found += [] if problem else list_source(number, source, captions, data.flip_p)
+        except BadText as error:
+            problem = str(error)
+        problems += [f"data.sources[{number}]: {problem}"] if problem else []
+    if problems:
+        raise DataError("Sources that cannot be read:\n  " + "\n  ".join(problems))
+    return found
+
+
+def _check_all(
+    candidates: Sequence[Candidate], data: DataSettings, progress: Callable[[int, int], None] | None
+) -> Iterator[_Record | Rejection]:
+    full = data.check == "full" or (data.check == "auto" and len(candidates) <= AUTO_FULL_IMAGES)
+    alone = threading.Lock()
+    # Threads, not processes: Pillow releases the interpreter lock while it decodes, and headers are mostly waiting.
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        results = pool.map(lambda candidate: _check(candidate, data, full, alone), candidates)
+        for done, result in enumerate(results, 1):
+            yield result
+            if progress is not None:
+                progress(done, len(candidates))
+
+
+def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threading.Lock) -> _Record | Rejection:
+    try:
+        found = probe(candidate.file, data.max_megapixels)
+        if full:
+            with alone if found.width * found.height >= _ALONE_PIXELS else nullcontext():
+                shape = decode(candidate.file, data.background, data.max_megapixels).shape
+            if shape[:2] != (found.height, found.width):
+                raise BadImage(f"damaged: its header says {found.width} x {found.height}, "
+                               f"its pixels are {shape[1]} x {shape[0]}")  # fmt: skip
+        digest = _digest(candidate, found)
+    except BadImage as error:
+        return Rejection(candidate.source, show(candidate.path), str(error))
+    except OSError as error:
+        return Rejection(candidate.source, show(candidate.path), f"cannot be read: {error.strerror or error}")
+    return _Record(
+        candidate, found.width, found.height, digest, [*candidate.warnings, *_file_warnings(candidate, found)]
+    )
+
+
+def _file_warnings(candidate: Candidate, found: Probe) -> Iterator[str]:
+    suffix = candidate.file.suffix.lower()
+    promised = promised_formats(suffix)
+    if promised and found.format not in promised:
+        yield f"content is {found.format}, its name says {suffix[1:]}"
+    if found.has_more_frames:
+        yield "has several frames or pages; only the first is used"
+
+
+def _digest(candidate: Candidate, found: Probe) -> int:
+    """Hash what matters for training; of the content three blocks, so that a scan need not read every byte."""
+    digest = hashlib.blake2b(digest_size=8)
+    size, blocks = _sampled_content(candidate.file)
+    facts = (candidate.path, found.width, found.height, candidate.captions, astuple(candidate.resolved), size)
+    for part in (ascii(facts).encode(), *blocks):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _sampled_content(path: Path) -> tuple[int, list[bytes]]:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        blocks = []
+        for start in (0, size // 2, max(0, size - _BLOCK_BYTES)):
+            file.seek(start)
+            blocks.append(file.read(_BLOCK_BYTES))
+    return size, blocks
+
+
+# Columns
+
+
+def _to_index(sources: Sequence[SourceSettings], records: Sequence[_Record], rejected: Sequence[Rejection]) -> Index:
+    candidates = [record.candidate for record in records]
+    resolved = [candidate.resolved for candidate in candidates]
+    batch_ids = ["", *sorted({item.batch_id for item in resolved} - {""})]
+    number_of = {batch_id: number for number, batch_id in enumerate(batch_ids)}
+    counts = [0, *(len(candidate.captions) for candidate in candidates)]
+    return Index(
+        roots=[str(source_root(source)) for source in sources],
+        names=unique_names(sources),
+        source_N=np.array([candidate.source for candidate in candidates], np.int16),
+        paths=[candidate.path for candidate in candidates],
+        width_N=np.array([record.width for record in records], np.int32),
+        height_N=np.array([record.height for record in records], np.int32),
+        captions=[text for candidate in candidates for text in candidate.captions],
+        caption_offsets=np.cumsum(np.array(counts, np.int64)),
+        repeats_N=np.array([item.repeats for item in resolved], np.float64),
+        dropout_N=np.array([item.dropout for item in resolved], np.float64),
+        flip_p_N=np.array([item.flip_p for item in resolved], np.float64),
+        loss_scale_N=np.array([item.loss_scale for item in resolved], np.float64),
+        shuffle_tags_N=np.array([item.shuffle_tags for item in resolved], np.bool_),
+        keep_tags_N=np.array([item.keep_tags for item in resolved], np.int32),
+        batch_id_N=np.array([number_of[item.batch_id] for item in resolved], np.int32),
+        batch_ids=batch_ids,
+        digest_N=np.array([record.digest for record in records], np.uint64),
+        warnings={number: record.warnings for number, record in enumerate(records) if record.warnings},
+        rejected=rejected,
+    )
+
+
+def unique_names(sources: Sequence[SourceSettings]) -> list[str]:
+    """Name each source: as asked, else by the last part of its path; a later twin gets " (2)" and so on."""
+    names: list[str] = []
+    for source in sources:
+        wanted = source.name or Path(os.path.abspath(source.path)).name or "images"  # noqa: PTH100 - keep links
+        name, number = wanted, 1
+        while name in names:
+            number += 1
+            name = f"{wanted} ({number})"
+        names.append(name)
+    return names

@@ -1,0 +1,213 @@
+"""The text half of the scan: which files a source has, what they are called, which settings count for each.
+
+Reads directories, sidecars, setting files and manifests, never an image.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from everydream.data.captions import Caption, Siblings, index_siblings, lint, read_caption
+from everydream.data.folders import FolderSettings, Resolved, resolve
+from everydream.data.images import image_extensions
+from everydream.data.manifests import SUFFIXES, Row, read_manifest
+from everydream.data.settings import CaptionSettings, SourceSettings
+from everydream.data.texts import BadText, normalise
+from everydream.types import Rejection
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image file with its captions and settings, not opened yet."""
+
+    source: int
+    path: str
+    """Relative to the source's folder; absolute for a manifest's image outside it."""
+    file: Path
+    captions: tuple[str, ...]
+    resolved: Resolved
+    warnings: tuple[str, ...]
+
+
+class Folder(NamedTuple):
+    """One folder of a source: its path relative to the root ("" is the root) and its visible files."""
+
+    path: str
+    files: list[str]
+    problem: str = ""
+
+
+REMOVED = "multiply is 0 in "
+"""How the reason begins where the user took images out on purpose."""
+
+
+def source_root(source: SourceSettings) -> Path:
+    """Return the absolute folder that the source's paths are relative to."""
+    path = Path(os.path.abspath(Path(source.path).expanduser()))  # noqa: PTH100 - links stay as the user wrote them
+    return path.parent if source.caption_rule == "manifest" else path
+
+
+def source_problem(source: SourceSettings) -> str | None:
+    """Return why a source cannot be read at all, or None."""
+    path = Path(source.path).expanduser()
+    if not path.exists():
+        return f"{source.path}: does not exist (from {Path.cwd()})"
+    if source.caption_rule == "manifest":
+        return f"{source.path}: is a folder; give the manifest file in it" if path.is_dir() else None
+    if not path.is_dir():
+        hint = "; set captions: manifest to read it as a manifest" if path.suffix.lower() in SUFFIXES else ""
+        return f"{source.path}: is a file, not a folder of images{hint}"
+    return None if os.access(path, os.R_OK | os.X_OK) else f"{source.path}: no permission to list it"
+
+
+def list_source(
+    number: int, source: SourceSettings, captions: CaptionSettings, flip_p: float
+) -> list[Candidate | Rejection]:
+    """Return every image of a source, sorted by path, as something to open or as a rejection with its reason.
+
+    `BadText` if the source is a manifest that cannot be read as a whole.
+    """
+    lister = _Lister(number, source, captions, flip_p)
+    found = lister.manifest() if source.caption_rule == "manifest" else lister.folders()
+    return sorted(found, key=lambda item: item.path)
+
+
+def walk(root: Path) -> Iterator[Folder]:
+    """Yield the folders of a tree, hidden names left out; links are followed unless they lead back up."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        path, above = pending.pop()
+        try:
+            stat = (root / path).stat()
+            with os.scandir(root / path) as listing:
+                entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            yield Folder(path, [], f"the folder cannot be listed: {error.strerror or error}")
+            continue
+        identity = (stat.st_dev, stat.st_ino)
+        if identity in above:
+            continue
+        folders = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112 - never raises
+        pending += [(posixpath.join(path, name), above | {identity}) for name in reversed(folders)]
+        yield Folder(path, [entry.name for entry in entries if _is_file(entry)])
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Regular files, and dangling links, which are to be reported; not pipes, on which reading would wait forever."""
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path)  # noqa: PTH110, PTH113 - never raise
+
+
+def show(path: str) -> str:
+    """Return a path that can be printed and encoded, whatever bytes the file system gave."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+class _Lister:
+    """What the images of one source have in common."""
+
+    def __init__(self, number: int, source: SourceSettings, captions: CaptionSettings, flip_p: float) -> None:
+        self._number = number
+        self._source = source
+        self._captions = captions
+        self._flip_p = flip_p
+        self._root = source_root(source)
+        self._settings = FolderSettings(self._root)
+
+    def folders(self) -> Iterator[Candidate | Rejection]:
+        """List an `everydream` or `label` source."""
+        extensions = image_extensions()
+        for folder in walk(self._root):
+            if folder.problem:
+                yield Rejection(self._number, show(folder.path) or ".", folder.problem)
+            siblings = index_siblings(folder.files)
+            for name in folder.files:
+                if os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 - pathlib is slow on 10**6 names
+                    yield self._image(posixpath.join(folder.path, name), siblings)
+
+    def _image(self, path: str, siblings: Siblings) -> Candidate | Rejection:
+        folder, name = posixpath.split(path)
+        try:
+            _require_utf8(path)
+            if self._source.caption_rule == "label":
+                caption = Caption((normalise(self._source.label or ""),), 0, {}, ())
+            else:
+                caption = read_caption(self._root / folder, folder, name, siblings, self._source.lines)
+            return self._candidate(path, caption, "no text before the first `_` of its name, and no sidecar")
+        except BadText as error:
+            return Rejection(self._number, show(path), show(str(error)))
+
+    def manifest(self) -> Iterator[Candidate | Rejection]:
+        """List a `manifest` source; rows of one image are its variants."""
+        source = self._source
+        needed = not normalise(source.default_caption or "")
+        manifest = Path(source.path).expanduser()
+        rows_of: dict[str, list[Row]] = {}
+        for row in read_manifest(manifest, source.path_column, source.caption_column, caption_needed=needed):
+            try:
+                rows_of.setdefault(self._locate(row), []).append(row)
+            except BadText as error:
+                yield Rejection(self._number, show(row.path or manifest.name), f"{row.where}: {show(str(error))}")
+        for path, rows in rows_of.items():
+            yield self._listed(path, rows)
+
+    def _locate(self, row: Row) -> str:
+        """Return the path of a row's image; `BadText` if the row has none or it is not there."""
+        if not row.path:
+            raise BadText(row.problem)
+        if row.path.lower().startswith(("http://", "https://")):
+            raise BadText("is a URL, not a file; download the images first (everydream scrape)")
+        for written in dict.fromkeys((row.path, row.path.strip(), row.path.replace("\\", "/"))):
+            for path in (written, *(written + extension for extension in sorted(image_extensions()))):
+                if os.path.isfile(self._root / path):  # noqa: PTH113 - never raises, even on names of 300 bytes
+                    return self._inside(path)
+        raise BadText("no such file")
+
+    def _inside(self, path: str) -> str:
+        root = self._root.as_posix()
+        absolute = posixpath.normpath(posixpath.join(root, path))
+        if absolute.startswith(f"{root.rstrip('/')}/"):
+            return posixpath.relpath(absolute, root)
+        if not posixpath.isabs(path):
+            raise BadText("lies outside the manifest's folder; give its absolute path if that is meant")
+        return absolute
+
+    def _listed(self, path: str, rows: list[Row]) -> Candidate | Rejection:
+        problems = [f"{row.where}: {row.problem}" for row in rows if row.problem]
+        variants = tuple(text for row in rows for text in row.captions)
+        try:
+            if problems and not variants:
+                raise BadText("; ".join(problems))
+            return self._candidate(path, Caption(variants, 0, {}, tuple(problems)), f"{rows[0].where} has none")
+        except BadText as error:
+            return Rejection(self._number, show(path), show(str(error)))
+
+    def _candidate(self, path: str, caption: Caption, why_none: str) -> Candidate | Rejection:
+        """Put together what is known of an image; `BadText` if it has no caption or a setting is bad."""
+        outside = posixpath.isabs(path)
+        values = {**({} if outside else self._settings.values(posixpath.dirname(path))), **caption.values}
+        resolved = resolve(values, self._source, self._captions, self._flip_p)
+        if resolved.repeats == 0:
+            return Rejection(self._number, show(path), REMOVED + values["multiply"].file)
+        resolved = replace(resolved, keep_tags=max(resolved.keep_tags, caption.num_fixed))
+        variants, warnings = caption.variants, list(caption.warnings)
+        if not variants:
+            variants = tuple(filter(None, (normalise(self._source.default_caption or ""),)))
+            warnings.append("no caption of its own: default_caption is used")
+        elif self._source.caption_rule != "label":
+            stem = posixpath.splitext(posixpath.basename(path))[0]
+            warnings += dict.fromkeys(warning for text in variants for warning in lint(text, stem))
+        if not variants:
+            raise BadText(f"no caption: {why_none}; write one, or give the source a default_caption")
+        return Candidate(self._number, path, self._root / path, variants, resolved, tuple(warnings))
+
+
+def _require_utf8(path: str) -> None:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadText(
+            "its name is not valid UTF-8, so it cannot be a caption or stand in reports; rename it"
+        ) from error
