@@ -1,5 +1,6 @@
 """The plan and the end of a run in words, and `everydream inspect`'s report, as text and as JSON."""
 
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from everydream.data.buckets import kept_fraction
+from everydream.data.scan import source_warnings
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
 from everydream.training import export
@@ -16,6 +18,7 @@ from everydream.training.runs import LAST
 from everydream.types import Progress
 
 _LISTED = 20
+_OF_A_KIND = 3
 
 
 def describe_sources(planned: Planned) -> list[str]:
@@ -142,6 +145,9 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int] | None, 
             "repeated": int(len(plan.record_K) - counts.sum()),
             "left_for_next": int(counts.sum() - len(plan.record_K)),
         },
+        "source_warnings": {
+            index.names[n]: lines for n, lines in source_warnings(index, planned.config.data.sources).items()
+        },
         "total_steps": planned.total_steps,
     }
 
@@ -197,7 +203,8 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
     index = planned.index
     captions = Counter(entry["caption"] for entry in report["images"])
     common = [f"{count} x {caption!r}" for caption, count in captions.most_common(5)]
-    warned = [(e["source"], e["path"], w) for e in report["images"] for w in e["warnings"]]
+    unusual = [f"{name}: {warning}" for name, lines in report["source_warnings"].items() for warning in lines]
+    unusual += _by_kind([(f"{e['source']}/{e['path']}", warning) for e in report["images"] for warning in e["warnings"]])
     draws = Counter(entry["draws"] for entry in report["images"])
     rows = [
         ("Sources", describe_sources(planned)),
@@ -205,13 +212,24 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
         ("Buckets", describe_buckets(planned)),
         ("Draws", [f"{number} images are drawn {times} times an epoch" for times, number in sorted(draws.items())]),
         ("Epochs", describe_epochs(planned)),
-        ("Unusual", [f"{s}/{p}: {w}" for s, p, w in warned[:_LISTED]] or ["nothing"]),
+        ("Unusual", unusual or ["nothing"]),
         ("Rejected", describe_rejected(planned) or ["nothing"]),
     ]
-    if len(warned) > _LISTED:
-        rows[5][1].append(f"... and {len(warned) - _LISTED} more; --json FILE lists all")
     seen = f"{len(index)} images usable, {len(index.rejected)} rejected"
     return f"{seen}\n{_table(rows)}"
+
+
+def _by_kind(warnings: list[tuple[str, str]]) -> list[str]:
+    """Return a few warnings of each kind in full and the number of the others; kinds differ in their first words."""
+    kinds: dict[str, list[str]] = {}
+    for image, warning in warnings:
+        kinds.setdefault(" ".join(re.split(r"[\d\"':]", warning)[0].split()[:4]), []).append(f"{image}: {warning}")
+    lines = []
+    for kind in kinds.values():
+        lines += kind[:_OF_A_KIND]
+        if len(kind) > _OF_A_KIND:
+            lines.append(f"    ... and {len(kind) - _OF_A_KIND} more like these; --json FILE lists all")
+    return lines
 
 
 def _table(rows: list[tuple[str, list[str]]]) -> str:

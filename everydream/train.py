@@ -61,14 +61,18 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     display.say(f"Run folder: {run}")
 
     only_main = run if launch.is_main else None
-    events = metrics.Events(only_main and only_main / "events.jsonl")
-    for rejection in planned.index.rejected:
-        source = planned.index.names[rejection.source]
-        events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
     launch.start_trackers(run / "trackers", config.project, state.flatten(config.plain()))
-    writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display)
-    sampler = Sampler(config, run / "samples", launch, writer, planned.index)
-    with StopRequest() as stop, display.training(planned.total_steps, progress.step, config.train.epochs):
+    with (
+        metrics.Events(only_main and only_main / "events.jsonl") as events,
+        metrics.JsonLines(only_main and only_main / "metrics.jsonl") as lines,
+        StopRequest() as stop,
+        display.training(planned.total_steps, progress.step, config.train.epochs),
+    ):
+        for rejection in planned.index.rejected:
+            source = planned.index.names[rejection.source]
+            events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
+        writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display)
+        sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         collaborators = Collaborators(
             launch=launch,
             family=trainee.family,
@@ -84,19 +88,18 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             sample=sampler if config.samples.every_steps else None,
             samples_every=config.samples.every_steps or 0,
             cadence=SaveCadence(config.checkpoints),
-            metrics=metrics.JsonLines(only_main and only_main / "metrics.jsonl"),
+            metrics=lines,
             events=events,
             display=display,
             stop=stop,
             source_names=planned.index.names,
         )
         progress, ended_by = fit(collaborators, limits(planned), progress)
+        events.note("finished" if ended_by is None else "stopped", step=progress.step)
+    launch.close()
     if writer.unsaved is not None:
         raise DiskError(writer.unsaved)
-    if launch.is_main:
-        events.note("finished" if ended_by is None else "stopped", step=progress.step)
-        display.say(describe_end(run, progress, planned.total_steps, ended_by))
-    launch.close()
+    display.say(describe_end(run, progress, planned.total_steps, ended_by))
     return run, ended_by
 
 

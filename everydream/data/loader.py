@@ -114,5 +114,9 @@ def load_pieces(dataset: PieceDataset, workers: int) -> Iterator[Loaded]:
 
 
 def _quiet_worker(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which finishes the step and saves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and SIGTERM to the main process, which finishes the step, saves and ends its workers.
+
+    A terminal and most schedulers send them to the whole process group.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 
 class JsonLines:
     """An append-only file of JSON objects, flushed line by line. Without a path it takes lines and drops them."""
@@ -22,8 +24,10 @@ class JsonLines:
             self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
             self._file.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
 

@@ -1,0 +1,112 @@
+"""What many tests need: a tiny model on disk, a folder of pictures, a config, and runs in this or another process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD1 model as a diffusers folder."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("models") / "sd1"
+    tiny.save_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD2 model with v-prediction as a diffusers folder."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("models") / "sd2"
+    tiny.save_pipeline(folder, "sd2")
+    return folder
+
+
+def make_images(folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((96, 64), (64, 96), (80, 80)), seed: int = 0) -> Path:
+    """Write `count` random PNGs captioned by their names."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        width, height = sizes[i % len(sizes)]
+        pixels = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"a picture of thing {i}_(1).png")
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, model_folder: Path) -> Callable[..., Path]:
+    """Return a function that writes a config for two small sources; keyword arguments replace whole sections."""
+
+    def write(**sections: Any) -> Path:
+        for name, count, seed in (("mine", 6, 1), ("real", 5, 2)):
+            if not (tmp_path / name).exists():
+                make_images(tmp_path / name, count, seed=seed)
+        config: dict[str, Any] = {
+            "project": "trial",
+            "runs_dir": str(tmp_path / "runs"),
+            "model": {"path": str(model_folder)},
+            "data": {
+                "resolution": 64,
+                "bucket_step": 16,
+                "workers": 0,
+                "sources": [
+                    {"path": str(tmp_path / "mine"), "repeats": 2},
+                    {"path": str(tmp_path / "real"), "share": 0.25, "role": "ground_truth"},
+                ],
+            },
+            "train": {"epochs": 2, "batch_size": 4, "precision": "fp32"},
+            "unet": {"lr": 1e-3},
+            "text_encoder": {"lr": 1e-4},
+            "checkpoints": {"formats": []},
+            "samples": {"every_steps": None},
+            "trackers": [],
+        }
+        for section, value in sections.items():
+            config[section] = {**config[section], **value} if isinstance(config.get(section), dict) else value
+        path = tmp_path / "project.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
+
+    return write
+
+
+def run_cli(*arguments: object, check: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run `everydream ...` in a process of its own and return what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "everydream.cli", *map(str, arguments)],
+        capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=280, **kwargs,
+    )  # fmt: skip
+    if check is not None:
+        assert done.returncode == check, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def train_here(config: Path, *overrides: str, resume: Path | None = None, allow_changes: bool = False) -> Path:
+    """Train in this process and return the run folder."""
+    from everydream.config import load_config
+    from everydream.train import train
+
+    run, ended_by = train(load_config(config, list(overrides)), resume, allow_changes)
+    assert ended_by is None
+    return run
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
