@@ -38,14 +38,18 @@ def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_images(folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((96, 64), (64, 96), (80, 80)), seed: int = 0) -> Path:
+def make_images(
+    folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((96, 64), (64, 96), (80, 80)), seed: int = 0
+) -> Path:
     """Write `count` random PNGs captioned by their names."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         width, height = sizes[i % len(sizes)]
         pixels = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"a picture of thing {i}_(1).png")
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(
+            folder / f"a picture of thing {i}_(1).png"
+        )
     return folder
 
 

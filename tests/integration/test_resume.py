@@ -49,10 +49,12 @@ def test_killed_between_steps_and_resumed_is_the_same_to_the_bit(
     project: Project, monkeypatch: pytest.MonkeyPatch, kill_at: int
 ) -> None:
     """Defect 1. EMA included (defect 6: elsewhere it resumes from the plain weights)."""
-    config = project(checkpoints={"every_steps": 1}, ema={"decay": 0.95}, captions={"dropout": 0.3, "shuffle_tags": True})
+    config = project(
+        checkpoints={"every_steps": 1}, ema={"decay": 0.95}, captions={"dropout": 0.3, "shuffle_tags": True}
+    )
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        import everydream.training.loop as loop
+        from everydream.training import loop
 
         die_after(patch, loop, "training_step", kill_at)
         with pytest.raises(Killed):
@@ -65,7 +67,9 @@ def test_killed_between_steps_and_resumed_is_the_same_to_the_bit(
     assert [line["step"] for line in metrics_of(resumed)] == list(range(1, len(metrics_of(straight)) + 1))
 
 
-def test_killed_while_saving_keeps_the_older_checkpoint_whole(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_saving_keeps_the_older_checkpoint_whole(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = project(checkpoints={"every_steps": 2})
     straight = train_here(config)
 
@@ -118,7 +122,9 @@ def test_sigkill_of_the_real_process_with_workers_and_during_saves(project: Proj
     runs = tmp_path / "runs"
 
     process = start("--config", config)
-    wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt.partial")) and any(runs.glob("*/checkpoints/last.ckpt")), process)
+    wait_for(
+        lambda: any(runs.glob("*/checkpoints/last.ckpt.partial")) and any(runs.glob("*/checkpoints/last.ckpt")), process
+    )
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     last = next(runs.glob("*/checkpoints/last.ckpt"))
@@ -135,7 +141,9 @@ def test_sigkill_of_the_real_process_with_workers_and_during_saves(project: Proj
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(project: Project, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    project: Project, tmp_path: Path, number: signal.Signals
+) -> None:
     config = project(train={"epochs": 50}, data={"workers": 1})
     process = start("--config", config)
     metrics = tmp_path / "runs"
@@ -148,13 +156,15 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(project: Project
     assert read_checkpoint(last).progress.step == len(metrics_of(last.parent.parent)) > 0
 
 
-def test_stopped_by_a_signal_and_resumed_is_the_same_to_the_bit(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_by_a_signal_and_resumed_is_the_same_to_the_bit(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from everydream.config import load_config
     from everydream.train import train
 
     config = project()
     straight = train_here(config)
-    import everydream.training.loop as loop
+    from everydream.training import loop
 
     original, steps = loop._advance, [0]
 
@@ -210,7 +220,12 @@ def test_what_does_not_change_the_numbers_may_change(project: Project, tmp_path:
     last = train_here(config) / "checkpoints" / "last.ckpt"
     moved = tmp_path / "moved"
     (tmp_path / "mine").rename(moved / "mine") if moved.mkdir() is None else None
-    overrides = [f"data.sources.0.path={moved / 'mine'}", "data.workers=1", "checkpoints.keep=9", "train.gradient_checkpointing=false"]
+    overrides = [
+        f"data.sources.0.path={moved / 'mine'}",
+        "data.workers=1",
+        "checkpoints.keep=9",
+        "train.gradient_checkpointing=false",
+    ]
     train_here(config, *overrides, resume=last)
 
 
@@ -225,7 +240,9 @@ def test_switching_samples_and_saves_on_does_not_change_the_training(project: Pr
         )
     )  # fmt: skip
     assert metrics_of(busy) == metrics_of(plain)
-    assert sorted(path.name for path in (busy / "samples").glob("*grid.png")) == [f"s{n:06d}-grid.png" for n in (0, 2, 4)]
+    assert sorted(path.name for path in (busy / "samples").glob("*grid.png")) == [
+        f"s{n:06d}-grid.png" for n in (0, 2, 4)
+    ]
     assert len(list((busy / "samples").glob("*-p*.png"))) == 6
     assert any((busy / "trackers").rglob("events.out*"))
 
@@ -236,7 +253,9 @@ def test_workers_and_checkpointing_do_not_change_the_numbers(project: Project, s
     assert metrics_of(train_here(config, setting)) == metrics_of(train_here(config))
 
 
-def test_a_foreign_checkpoint_and_a_foreign_folder_are_refused(project: Project, model_folder: Path, tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_and_a_foreign_folder_are_refused(
+    project: Project, model_folder: Path, tmp_path: Path
+) -> None:
     weights = tmp_path / "model.ckpt"
     files.write_pickle(weights, {"state_dict": {"a": files.torch.zeros(2)}})
     with pytest.raises(ResumeError, match=r"holds no training state.*model\.path"):
@@ -261,9 +280,11 @@ def test_metrics_are_cut_at_the_checkpoint_and_at_a_torn_line(tmp_path: Path) ->
     assert path.read_text() == '{"step": 1}\n'
 
 
-def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Defect 9's guard: the images are named, the step is skipped, nothing is trained on."""
-    import everydream.training.loop as loop
+    from everydream.training import loop
 
     original = loop.training_step
     bad_steps = {2, 4, 5, 6}
@@ -288,7 +309,11 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(project: Pro
     assert all(bool(tensor.isfinite().all()) for tensor in checkpoint.tensors.values() if tensor.is_floating_point())
     lines = metrics_of(last.parent.parent)
     assert [("skipped" in line) for line in lines] == [False, True, False, True, True, True]
-    assert all(len(line["images"]) == 1 and line["images"][0].split("/")[0] in ("mine", "real") for line in lines if "skipped" in line)
+    assert all(
+        len(line["images"]) == 1 and line["images"][0].split("/")[0] in ("mine", "real")
+        for line in lines
+        if "skipped" in line
+    )
 
 
 def test_verify_resume_proves_it(project: Project) -> None:

@@ -4,11 +4,11 @@ Nothing is decided by a name: a folder by its model_index.json, a single file by
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
@@ -40,26 +40,23 @@ def load_folder(folder: Path) -> tuple[str, Parts]:
         unet = _pretrained(UNet2DConditionModel, folder / "unet")
         vae = _pretrained(AutoencoderKL, folder / "vae")
         text_encoder = _pretrained(CLIPTextModel, folder / "text_encoder")
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except FormatError:
+        raise
+    except Exception as error:  # three libraries read here what others wrote, and each has errors of its own
         raise FormatError(f"The model folder {folder} cannot be loaded: {error}") from error
     _require_plain_inputs(int(unet.config.in_channels), folder)
     family = "sd2" if unet.config.use_linear_projection else "sd1"
-    saved = _read_json(folder / "scheduler" / "scheduler_config.json")
-    scheduler = {name: saved.get(name, default) for name, default in _SCHEDULER.items()}
-    scheduler["prediction_type"] = saved.get("prediction_type", "epsilon")
-    tokenizer = tokenizer_files.folder_files(folder / "tokenizer")
-    return family, Parts(unet, text_encoder, vae, tokenizer, scheduler)
+    return family, Parts(unet, text_encoder, vae, _folder_tokenizer(folder), _folder_scheduler(folder))
 
 
 def _pretrained(network: Any, folder: Path) -> Any:
     """Load one network in float32; a tensor that is missing is an error and not a random number."""
     variant = "fp16" if not _has_weights(folder, "") and _has_weights(folder, ".fp16") else None
-    options: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
-    module, info = network.from_pretrained(folder, variant=variant, **options)
+    module, info = network.from_pretrained(folder, variant=variant, local_files_only=True, output_loading_info=True)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise FormatError(f"{folder} lacks {len(missing)} tensors of its {network.__name__}, {missing[0]} for one.")
-    return module
+    return module.float()  # the libraries keep the file's precision, and not all of them by the same keyword
 
 
 def _has_weights(folder: Path, variant: str) -> bool:
@@ -95,7 +92,7 @@ def parts_of(tensors: StateDict, configs: Config, module: ModuleType, path: Path
     """Build the networks; `path` is for the message when the tensors do not fit."""
     try:
         return build_parts(module.KIND, tensors, configs)
-    except (KeyError, RuntimeError) as error:
+    except Exception as error:  # the configurations come from the file, so any error can come out of them
         lines = str(error).splitlines()
         shown = "\n".join(lines[:6])
         raise FormatError(
@@ -130,12 +127,15 @@ def _require_plain_inputs(channels: int, path: Path) -> None:
 
 
 def _described(metadata: dict[str, Any]) -> Config | None:
-    """Return the configurations that our own files carry, or None."""
+    """Return the configurations that our own files carry, or None where there are none or they are not whole."""
     found = metadata.get(METADATA_KEY)
     if isinstance(found, str):
-        found = json.loads(found)
+        with suppress(ValueError):
+            found = json.loads(found)
     model = found.get("model") if isinstance(found, dict) else None
-    return dict(model) if isinstance(model, dict) else None
+    parts = ("unet", "vae", "text_encoder", "scheduler")
+    is_whole = isinstance(model, dict) and all(isinstance(model.get(part), dict) for part in parts)
+    return dict(model) if is_whole else None
 
 
 def _inferred(state: StateDict, module: ModuleType) -> Config:
@@ -157,14 +157,44 @@ def _predicted(metadata: dict[str, Any], module: ModuleType, state: StateDict) -
 
 def folder_configs(folder: Path) -> Config:
     """Return the configurations in a diffusers folder, which needs no weights for this."""
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     configs = {part: _read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")}
-    configs["scheduler"] = {name: scheduler.get(name, default) for name, default in _SCHEDULER.items()}
-    configs["scheduler"]["prediction_type"] = scheduler.get("prediction_type", "epsilon")
+    configs["scheduler"] = _folder_scheduler(folder)
     if (folder / "tokenizer").is_dir():
-        files = tokenizer_files.folder_files(folder / "tokenizer")
+        files = _folder_tokenizer(folder)
         configs["tokenizer"] = {name: content.decode() for name, content in files.items()}
     return configs
+
+
+def _folder_tokenizer(folder: Path) -> tokenizer_files.Files:
+    """Return the tokenizer's files. Raises FormatError if they are not enough for a tokenizer."""
+    try:
+        files = tokenizer_files.folder_files(folder / "tokenizer")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{folder / 'tokenizer'} cannot be read: {error}.") from error
+    if lacking := {"vocab.json", "merges.txt"} - files.keys():
+        raise FormatError(f"{folder / 'tokenizer'} lacks {' and '.join(sorted(lacking))}, and has no tokenizer.json.")
+    return files
+
+
+def _folder_scheduler(folder: Path) -> Config:
+    """Return the training schedule of a diffusers folder. Raises FormatError for one that would be trained wrongly."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    saved = _read_json(path)
+    scheduler = {name: saved.get(name, default) for name, default in _SCHEDULER.items()}
+    scheduler["prediction_type"] = saved.get("prediction_type", "epsilon")
+    unknown = [
+        f"{name} {value}"
+        for name, value, known in (
+            ("prediction_type", scheduler["prediction_type"], tuple(_PREDICTION_TYPE.values())),
+            ("beta_schedule", scheduler["beta_schedule"], ("scaled_linear", "linear")),
+            ("rescale_betas_zero_snr", bool(saved.get("rescale_betas_zero_snr")), (False,)),
+            ("trained_betas", saved.get("trained_betas"), (None,)),
+        )
+        if value not in known
+    ]
+    if unknown:
+        raise FormatError(f"{path} asks for {', '.join(unknown)}, which cannot be trained so far.")
+    return scheduler
 
 
 def _read_json(path: Path) -> dict[str, Any]:

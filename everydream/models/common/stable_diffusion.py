@@ -204,14 +204,19 @@ class StableDiffusion:
     def write_folder(self, folder: Path, dtype: torch.dtype) -> None:
         """Write a diffusers folder that old and new readers open: see `text_keys` and `tokenizer_files`."""
         for part, module in (("unet", self.unet), ("vae", self.vae)):
-            module.save_config(folder / part)
             _save(folder / part / "diffusion_pytorch_model.safetensors", module.state_dict(), dtype)
-        self.text_encoder.config.save_pretrained(folder / "text_encoder")
+            # Not the library's own, which names the folder that the model was read from: a resumed run,
+            # whose model comes from a description, has none and would write another file.
+            notes = {"_class_name": type(module).__name__, "_diffusers_version": _MODEL_INDEX["_diffusers_version"]}
+            _write_json(folder / part / "config.json", {**notes, **_plain_config(module.config)})
+        config = CLIPTextConfig(**_plain_config(self.text_encoder.config.to_diff_dict()))
+        config.architectures = ["CLIPTextModel"]
+        config.save_pretrained(folder / "text_encoder")
         text = text_keys.with_level(self.text_encoder.state_dict())
         _save(folder / "text_encoder" / "model.safetensors", text, dtype)
         tokenizer_files.write_files(folder / "tokenizer", self.tokenizer_files)
         self.sampling_scheduler().save_pretrained(folder / "scheduler")
-        (folder / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
+        _write_json(folder / "model_index.json", _MODEL_INDEX)
 
 
 _MODEL_INDEX = {
@@ -285,6 +290,10 @@ def _plain_config(config: Any) -> Config:
     notes = ("architectures", "dtype", "torch_dtype", "transformers_version")
     plain: Config = json.loads(json.dumps({k: v for k, v in dict(config).items() if k[0] != "_" and k not in notes}))
     return plain
+
+
+def _write_json(path: Path, value: Config) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _save(path: Path, state: StateDict, dtype: torch.dtype) -> None:

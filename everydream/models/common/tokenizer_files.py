@@ -5,6 +5,7 @@ The byte-pair vocabulary is OpenAI's, MIT-licensed (see tokenizer/NOTICE). Kept 
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,11 @@ def token_counter() -> Callable[[str], int]:
 
 
 def write_files(folder: Path, files: Files) -> None:
-    """Write the files into a new folder."""
+    """Write the files into a new folder. Raises ValueError for a name that leads elsewhere: names come from model files."""
     folder.mkdir(parents=True)
     for name, content in files.items():
+        if not re.fullmatch(r"[^/\\:]+\.(json|txt)", name):
+            raise ValueError(f"{name!r} is not the name of a tokenizer file")
         (folder / name).write_bytes(content)
 
 

@@ -1,0 +1,6 @@
+"""The demo: teach a tiny Stable Diffusion a new shape without its forgetting the old ones.
+
+shapes      draws, captions and judges the pictures     make_data   the data set in datasets/demo
+make_model  trains demo/model from scratch              score       the exam and the report
+run         what `make demo` does
+"""

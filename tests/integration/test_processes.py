@@ -1,0 +1,77 @@
+"""Two processes train as one."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, metrics_of, train_here
+
+from everydream.training.state import read_checkpoint
+
+
+def launch_two(tool: list[str], *arguments: object) -> str:
+    """Run train.py on two CPU processes and return what was said."""
+    done = subprocess.run(
+        [sys.executable, "-m", *tool, str(ROOT / "train.py"), *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = [
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+]
+
+
+@pytest.mark.parametrize(("tool", "accumulation"), [(TORCHRUN, 1), (TORCHRUN, 2), (ACCELERATE, 3)])
+def test_two_processes_give_the_loss_curve_of_one(
+    project: Callable[..., Path], tmp_path: Path, tool: list[str], accumulation: int
+) -> None:
+    """Batches that do not divide by two, left-overs of one image and an odd accumulation included."""
+    config = project(train={"epochs": 2, "batch_size": 3, "gradient_accumulation": accumulation}, ema={"decay": 0.9})
+    one = train_here(config)
+    one.parent.rename(tmp_path / "one")
+    launch_two(tool, "--config", config)
+    (two,) = (tmp_path / "runs").iterdir()
+    ours, theirs = metrics_of(tmp_path / "one" / one.name), metrics_of(two)
+    assert len(ours) == len(theirs) > 3
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a["step"], a["epoch"], a["images_seen"]) == (b["step"], b["epoch"], b["images_seen"])
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    first = read_checkpoint(tmp_path / "one" / one.name / "checkpoints" / "last.ckpt")
+    second = read_checkpoint(two / "checkpoints" / "last.ckpt")
+    assert first.progress == second.progress
+    for key, tensor in first.tensors.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, second.tensors[key], atol=2e-3, rtol=0)
+
+
+def test_a_run_of_one_process_goes_on_with_two(project: Callable[..., Path]) -> None:
+    config = project(train={"max_steps": 2})
+    run = train_here(config)
+    said = launch_two(
+        TORCHRUN,
+        "--config",
+        config,
+        "--resume",
+        run / "checkpoints" / "last.ckpt",
+        "--allow-changes",
+        "train.max_steps=4",
+    )
+    assert "train.max_steps: was 2, is 4" in said
+    straight = metrics_of(train_here(config, "train.max_steps=4", "lr_schedule.name=constant"))
+    assert [line["step"] for line in metrics_of(run)] == [1, 2, 3, 4]
+    assert [line["images_seen"] for line in metrics_of(run)] == [line["images_seen"] for line in straight]
