@@ -19,7 +19,7 @@ from demo.shapes import KNOWN_SHAPES, NEW_SHAPE, SIZE_PX, Subject, classify, hel
 from everydream.seeding import derive, torch_generator
 
 _BATCH = 48
-_ROWS = 12
+_ROWS = 8
 _CELL_PX = 96
 _FRAME_PX = 3
 _LABEL_PX = 270

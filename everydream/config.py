@@ -7,6 +7,7 @@ reported at once, with its key path and, for a misspelt key, the nearest one.
 import difflib
 import json
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.errors import ConfigError
 from everydream.methods.full import TextEncoderSettings, UNetSettings
-from everydream.models.settings import ModelSettings
+from everydream.models.settings import ModelSettings, is_hub_id
 from everydream.sampling.settings import SampleSettings
 from everydream.settings import Settings
 from everydream.step import LossSettings
@@ -71,8 +72,11 @@ class RunConfig(Settings):
         return plain
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a YAML file and `a.b.c=value` overrides. Raises ConfigError listing every problem."""
+def load_config(path: Path, overrides: list[str] | None = None, to_train: bool = False) -> RunConfig:
+    """Read a YAML file and `a.b.c=value` overrides. Raises ConfigError listing every problem.
+
+    `to_train`: the model and the prompts must be there too, not only the images.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +88,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     for override in overrides or []:
         problem = apply_override(raw, override)
         problems += [problem] if problem else []
-    return resolve(raw, path, problems)
+    return resolve(raw, path, problems, to_train)
 
 
 def resolve_saved(raw: dict[str, Any], checkpoint: Path, overrides: list[str] | None = None) -> RunConfig:
@@ -93,7 +97,7 @@ def resolve_saved(raw: dict[str, Any], checkpoint: Path, overrides: list[str] | 
     return resolve(raw, checkpoint, problems)
 
 
-def resolve(raw: dict[str, Any], source: Path, problems: list[str] | None = None) -> RunConfig:
+def resolve(raw: dict[str, Any], source: Path, problems: list[str] | None = None, to_train: bool = False) -> RunConfig:
     """Validate raw settings; paths are looked for in the working directory, then beside `source`."""
     problems = list(problems or [])
     config, found = _validate(raw)
@@ -101,7 +105,7 @@ def resolve(raw: dict[str, Any], source: Path, problems: list[str] | None = None
     if config is not None:
         problems += _cross_checks(config)
         config = _with_found_paths(config, source.absolute().parent)
-        problems += _missing_paths(config)
+        problems += _missing_paths(config, to_train)
     if problems or config is None:
         count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
         raise ConfigError(f"{source} has {count}; nothing was started:\n" + "\n".join(f"  {p}" for p in problems))
@@ -177,14 +181,25 @@ def _docs_at(place: tuple[int | str, ...]) -> str:
 
 
 def _remove(value: Any, place: tuple[int | str, ...]) -> None:
-    """Delete what stands at a key path, as far as it is there."""
+    """Take what stands at a key path out, as far as it is there, so that no other key path changes.
+
+    Of an item in a list of sections only the path stays; of a list of plain values nothing.
+    """
+    holders = [value]
     for part in place[:-1]:
         try:
-            value = value[part]
+            holders.append(holders[-1][part])
         except (KeyError, IndexError, TypeError):
             return
-    if isinstance(value, dict) and place and place[-1] in value:
-        del value[place[-1]]
+    last = place[-1] if place else None
+    if isinstance(holders[-1], list) and isinstance(last, int) and last < len(holders[-1]):
+        item = holders[-1][last]
+        if isinstance(item, dict):
+            holders[-1][last] = {key: item[key] for key in item if key == "path"}
+        else:
+            _remove(value, place[:-1])
+    elif isinstance(holders[-1], dict):
+        holders[-1].pop(last, None)
 
 
 def _cross_checks(config: RunConfig) -> list[str]:
@@ -239,13 +254,13 @@ def _with_found_paths(config: RunConfig, beside: Path) -> RunConfig:
     )
 
 
-def _missing_paths(config: RunConfig) -> list[str]:
-    """Return a line for each path that is not there. The model's is checked when it is loaded: it may be a hub id."""
+def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
+    """Return a line for each path that is not there."""
     named = [(f"data.sources.{n}.path", source.path) for n, source in enumerate(config.data.sources)]
-    named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]
-    return [
-        f"{key}: there is nothing at {Path(path).absolute()}" for key, path in named if path and not Path(path).exists()
-    ]
+    if to_train:
+        named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]
+        named += [("model.path", config.model.path)] if not is_hub_id(config.model.path) else []
+    return [f"{key}: there is nothing at {Path(p).absolute()}" for key, p in named if p and not Path(p).exists()]
 
 
 class _Loader(yaml.SafeLoader):
@@ -271,6 +286,8 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False)
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} stands here twice", key_node.start_mark
@@ -306,7 +323,9 @@ def apply_override(raw: dict[str, Any], override: str) -> str | None:
                 return f"override {override!r}: {part!r} is not a number below {len(target)}"
             target = target[int(part)]
         elif isinstance(target, dict):
-            target = target.setdefault(part, {})
+            if target.get(part) is None:  # not there, or a section with nothing under it
+                target[part] = {}
+            target = target[part]
         else:
             return f"override {override!r}: {part!r} is inside a plain value"
     value = parse_yaml(text, f"override {key}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from everydream.data.buckets import kept_fraction
 from everydream.data.scan import source_warnings
+from everydream.data.settings import SourceSettings
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
 from everydream.training import export
@@ -32,10 +33,19 @@ def describe_sources(planned: Planned) -> list[str]:
         draws = int(counts[mine].sum())
         role = " (ground truth)" if source.role == "ground_truth" else ""
         lost = f", {rejected} rejected" if rejected else ""
-        lines.append(
-            f"{name}{role}: {int(mine.sum())} images{lost}, {draws} draws an epoch = {100 * draws / total:.1f} %"
-        )
+        percent = 100 * draws / total
+        images = f"{int(mine.sum())} images{lost}, {_amount(source)}"
+        lines.append(f"{name}{role}: {images}: {draws} draws an epoch = {percent:.1f} %")
     return lines
+
+
+def _amount(source: SourceSettings) -> str:
+    """Return how much of a source was asked for."""
+    if source.share is not None:
+        return f"share {source.share:g}"
+    if source.choose is not None:
+        return f"choose {source.choose}"
+    return f"repeats {1.0 if source.repeats is None else source.repeats:g}"
 
 
 def describe_buckets(planned: Planned) -> list[str]:
@@ -204,7 +214,9 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
     captions = Counter(entry["caption"] for entry in report["images"])
     common = [f"{count} x {caption!r}" for caption, count in captions.most_common(5)]
     unusual = [f"{name}: {warning}" for name, lines in report["source_warnings"].items() for warning in lines]
-    unusual += _by_kind([(f"{e['source']}/{e['path']}", warning) for e in report["images"] for warning in e["warnings"]])
+    unusual += _by_kind(
+        [(f"{e['source']}/{e['path']}", warning) for e in report["images"] for warning in e["warnings"]]
+    )
     draws = Counter(entry["draws"] for entry in report["images"])
     rows = [
         ("Sources", describe_sources(planned)),

@@ -16,6 +16,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before torch is imported: the models are tiny, and two test processes of two threads each get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +108,7 @@ def train_here(config: Path, *overrides: str, resume: Path | None = None, allow_
     from everydream.config import load_config
     from everydream.train import train
 
-    run, ended_by = train(load_config(config, list(overrides)), resume, allow_changes)
+    run, ended_by = train(load_config(config, list(overrides), to_train=resume is None), resume, allow_changes)
     assert ended_by is None
     return run
 

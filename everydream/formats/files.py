@@ -48,7 +48,9 @@ def read_file(path: Path) -> TensorFile:
     inner = contents.get("state_dict")
     tensors = inner if isinstance(inner, Mapping) else contents
     metadata = {k: v for k, v in contents.items() if k != "state_dict"} if tensors is not contents else {}
-    state = {k: v.detach() for k, v in tensors.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    state = {
+        k: torch.Tensor.detach(v) for k, v in tensors.items() if isinstance(k, str) and isinstance(v, torch.Tensor)
+    }
     if not state:
         held = f" It names {', '.join(skipped[:5])}; none of that was run." if skipped else ""
         raise FormatError(f"{path} holds no tensors, so it is not a model.{held} Nothing was loaded.")
@@ -80,9 +82,23 @@ def cast_floating(tensors: StateDict, dtype: torch.dtype | None) -> StateDict:
 
 def write_safetensors(path: Path, tensors: StateDict, metadata: Mapping[str, str] | None = None) -> None:
     """Write a .safetensors file atomically. The same tensors and metadata give the same bytes."""
-    owned = {key: _owned(tensors[key]) for key in sorted(tensors)}
+    taken: set[int] = set()
+    owned = {key: _owned(tensors[key], taken) for key in sorted(tensors)}
     with atomic_file(path) as partial:
         save_file(owned, partial, {"format": "pt", **(metadata or {})})
+        _sort_metadata(partial)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order; the library writes it in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size, "the header's length changed"
+        file.seek(8)
+        file.write(text)
 
 
 def write_pickle(path: Path, contents: Mapping[str, Any]) -> None:
@@ -95,30 +111,38 @@ def write_pickle(path: Path, contents: Mapping[str, Any]) -> None:
         torch.save(canonical(contents), file)
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: Any, taken: set[int] | None = None) -> Any:
     """Return an equal value whose pickle depends on nothing but its value.
 
     Pickle writes an object that it has met before as a reference, and a tensor's whole storage. So
     strings are interned, containers rebuilt and views copied; otherwise a resumed run would write
-    other bytes than the uninterrupted one.
+    other bytes than the uninterrupted one. `taken` holds the addresses of the tensors so far.
     """
+    taken = set() if taken is None else taken
     if isinstance(value, str):
         return sys.intern(value)
     if isinstance(value, torch.Tensor):
-        return _owned(value)
+        return _owned(value, taken)
     if isinstance(value, Mapping):
-        return {canonical(key): canonical(item) for key, item in value.items()}
+        return {canonical(key, taken): canonical(item, taken) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [canonical(item) for item in value]
+        return [canonical(item, taken) for item in value]
     assert value is None or isinstance(value, (bool, int, float)), f"not a plain value: {type(value)}"
     return value
 
 
-def _owned(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor on the CPU, contiguous, and alone in its storage."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-        return tensor.clone()
+def _owned(tensor: torch.Tensor, taken: set[int]) -> torch.Tensor:
+    """Return the tensor on the CPU, alone in its storage and laid out as a new one would be.
+
+    Being contiguous is not enough: the strides of sides of length 1 may still be anything.
+    """
+    tensor = tensor.detach().cpu()
+    is_own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    is_plain = tensor.stride() == torch.empty(tensor.shape, device="meta").stride() and not tensor.storage_offset()
+    if not is_own or not is_plain or tensor.data_ptr() in taken:
+        tensor = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    if tensor.numel():
+        taken.add(tensor.data_ptr())
     return tensor
 
 

@@ -8,8 +8,9 @@ nothing and does nothing. So the tensors come out and no foreign code runs.
 """
 
 import pickle
-import zipfile
-from collections import OrderedDict
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,26 +19,39 @@ import torch
 
 from everydream.errors import FormatError
 
+
+class _Builder:
+    """A tensor builder that a file can call and not change.
+
+    Of a bare function a pickle can set `__defaults__`, `__name__` and the like, for the whole process; with
+    `dump_patches` set, torch.load would even write a file under that name (its check of a legacy module's source).
+    """
+
+    __slots__ = ("_build",)
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build = build
+
+    def __call__(self, *args: object) -> Any:
+        return self._build(*args)
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _Dict(dict[Any, Any]):
+    """Stands for OrderedDict, whose pickles may also set attributes such as `items`; those are left out."""
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+# Storages are not in the list: torch.load answers for those names itself, with descriptions of a type.
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _Dict,
     ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor"): _Builder(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Builder(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Builder(torch._utils._rebuild_parameter),
 }
-_STORAGES = [
-    "FloatStorage",
-    "HalfStorage",
-    "BFloat16Storage",
-    "DoubleStorage",
-    "LongStorage",
-    "IntStorage",
-    "ShortStorage",
-    "CharStorage",
-    "ByteStorage",
-    "BoolStorage",
-]
-_ALLOWED |= {("torch", name): getattr(torch, name) for name in _STORAGES}
 
 
 class Inert:
@@ -63,6 +77,9 @@ class Inert:
     def extend(self, values: object) -> None:
         """Accept what a pickled list subclass would collect."""
 
+    def add(self, value: object) -> None:
+        """Accept what a pickled set subclass would collect."""
+
 
 def _restricted_pickle(skipped: list[str]) -> ModuleType:
     """Return something with pickle's interface for torch.load; names not taken up are added to `skipped`."""
@@ -85,18 +102,22 @@ def _restricted_pickle(skipped: list[str]) -> ModuleType:
 def load_pickle(path: Path) -> tuple[Any, list[str]]:
     """Return (contents, names that were not taken up) of a file written by torch.save, on the CPU.
 
-    Raises FormatError when the file cannot be read: cut short, not a checkpoint, or a TorchScript archive.
+    Raises FormatError when the file cannot be read: cut short, not a checkpoint, or an archive that is a program.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True), []
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError):
-        pass  # not plain, or not whole: the restricted reader says which
-    _refuse_torchscript(path)
+    # Anything can be in a foreign file, so any error can come out of it; none is ours.
+    # Through file objects: given a path, torch.load goes by the file's ending.
+    with suppress(Exception), path.open("rb") as file:
+        return _plain(torch.load(file, map_location="cpu", weights_only=True), {}), []
+    # Not plain, or not whole: the restricted reader says which.
     skipped: list[str] = []
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle(skipped))
+        _refuse_archives(path)
+        restricted = _restricted_pickle(skipped)
+        with path.open("rb") as file:
+            contents = _plain(torch.load(file, map_location="cpu", weights_only=False, pickle_module=restricted), {})
+    except FormatError:
+        raise
     except Exception as error:
-        # Anything can be in a foreign file, so any error can come out of it; none is ours.
         raise FormatError(
             f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}. "
             "It may be cut short (compare its size with the download page) or not be a model file at all."
@@ -104,12 +125,35 @@ def load_pickle(path: Path) -> tuple[Any, list[str]]:
     return contents, sorted(set(skipped))
 
 
-def _refuse_torchscript(path: Path) -> None:
-    """Raise FormatError for a TorchScript archive, which torch.load would run."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise FormatError(
-                    f"{path} is a TorchScript archive, which is a program and not a set of weights; it was not opened. "
-                    "Ask for the model as .safetensors."
-                )
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """Return the containers as plain dicts and lists: an OrderedDict from a pickle may have any attribute replaced."""
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, dict):
+        mapping = done[id(value)] = {}
+        for key, item in dict.items(value):
+            mapping[key] = _plain(item, done)
+        return mapping
+    if isinstance(value, list):
+        items = done[id(value)] = []
+        items.extend(_plain(item, done) for item in value)
+        return items
+    return value
+
+
+def _refuse_archives(path: Path) -> None:
+    """Raise FormatError for archives that torch.load would hand to other readers, by the means it tells them by."""
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    # torch's own zip reader: with another one, a file could show each of them another list of contents.
+    if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        raise FormatError(
+            f"{path} is a TorchScript archive, which is a program and not a set of weights; it was not opened. "
+            "Ask for the model as .safetensors."
+        )
+    with suppress(tarfile.TarError), tarfile.open(path, "r:") as archive:
+        if archive.firstmember is not None:
+            raise FormatError(
+                f"{path} is a tar archive; as a model that is PyTorch's format of before 2017, and it was not opened. "
+                "Ask for the model as .safetensors."
+            )

@@ -1,10 +1,16 @@
 """Settings of the models room; apart from `load`, so that reading a config does not import diffusers."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from everydream.settings import Settings
+
+
+def is_hub_id(path: str) -> bool:
+    """Tell whether a model path that is not there can be meant as a hub id, `org/name`."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).suffix
 
 
 class ModelSettings(Settings):

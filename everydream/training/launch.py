@@ -141,11 +141,11 @@ class Launch:
         """Open the trackers; their files go below `folder`."""
         if not self.accelerator.log_with:
             return
-        self.accelerator.project_configuration.set_directories(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.project_configuration.logging_dir = str(folder)
         # Trackers take numbers and text as settings, nothing else.
         plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in config.items()}
-        self.accelerator.init_trackers(project, config=plain)
+        self.accelerator.init_trackers(project, config=plain, init_kwargs={"wandb": {"dir": str(folder)}})
 
     def track(self, values: Mapping[str, float], step: int) -> None:
         """Send numbers to the trackers."""

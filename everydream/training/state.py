@@ -128,8 +128,8 @@ def peek_config(path: Path) -> dict[str, Any]:
 
 # What may differ between a run and its continuation without changing a single number of the training.
 _FREE = (
-    "project", "runs_dir", "samples", "trackers", "checkpoints", "model", "data.workers", "data.check", "data.strict",
-    "train.gradient_checkpointing", "train.deterministic",
+    "project", "runs_dir", "samples", "trackers", "checkpoints", "model.path", "model.config", "data.workers",
+    "data.check", "data.strict", "train.gradient_checkpointing",
 )  # fmt: skip
 _SHOWN = 20
 

@@ -98,7 +98,7 @@ def test_a_rejected_image_is_named_and_the_run_goes_on_unless_strict(
 def test_an_image_that_breaks_in_mid_run_leaves_its_batch_and_is_named(
     project: Project, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Headers alone do not show a truncated body; elsewhere it kills the run hours later, or another image takes its place."""
+    """Headers do not show a truncated body; elsewhere it kills the run, or another image takes its place."""
     make_images(tmp_path / "mine", 6, seed=1)
     (tmp_path / "mine" / "cut short.jpg").write_bytes(truncated_jpeg())
     config = project(

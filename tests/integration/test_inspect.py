@@ -45,7 +45,11 @@ def test_a_config_as_json(project: Callable[..., Path], tmp_path: Path) -> None:
     assert epoch["draws"] == sum(image["draws"] for image in report["images"]) == 16 + 5
     assert epoch["repeated"] == epoch["left_for_next"] == 0
     assert epoch["steps"] == epoch["batches"] >= -(-epoch["draws"] // 4)
-    for said in ("mine: 8 images, 1 rejected, 16 draws", "not a picture.jpg: not an image", "steps an epoch"):
+    for said in (
+        "mine: 8 images, 1 rejected, repeats 2: 16 draws",
+        "not a picture.jpg: not an image",
+        "steps an epoch",
+    ):
         assert said in done.stdout
 
 

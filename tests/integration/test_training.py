@@ -47,7 +47,8 @@ def test_every_format_opens_in_diffusers_after_training(
     from diffusers import StableDiffusionPipeline
 
     base = request.getfixturevalue(folder)
-    run = train_here(project(model={"path": str(base)}, train={"max_steps": 2}, checkpoints={"formats": ["safetensors", "ckpt", "diffusers"], "dtype": "fp32"}))  # fmt: skip
+    formats = {"formats": ["safetensors", "ckpt", "diffusers"], "dtype": "fp32"}
+    run = train_here(project(model={"path": str(base)}, train={"max_steps": 2}, checkpoints=formats))
     last = run / "checkpoints" / "last.ckpt"
     exports = {path.suffix: path for path in (run / "checkpoints").glob("trial-*")}
     opened = [StableDiffusionPipeline.from_pretrained(exports[""])]
@@ -203,8 +204,8 @@ def test_loss_scale_is_the_sources_own(project: Project, tmp_path: Path) -> None
 def test_the_plan_is_printed_first(project: Project) -> None:
     done = run_cli("train", "--config", project(train={"max_steps": 2}))
     for said in (
-        "mine: 6 images, 12 draws an epoch = 75.0 %",
-        "real (ground truth): 5 images, 4 draws",
+        "mine: 6 images, repeats 2: 12 draws an epoch = 75.0 %",
+        "real (ground truth): 5 images, share 0.25: 4 draws",
         "2 steps in all",
         "Disk",
     ):

@@ -17,8 +17,10 @@ from everydream.formats.files import METADATA_KEY, StateDict, read_file
 from everydream.models.common import infer, tokenizer_files
 from everydream.models.common.layout import UNET_PREFIX
 from everydream.models.common.stable_diffusion import Config, Parts, build_parts
+from everydream.models.settings import is_hub_id
 
 _SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
 _PREDICTION_TYPE = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
@@ -214,8 +216,7 @@ def find(path: str) -> Path:
     local = Path(path)
     if local.exists():
         return local
-    looks_like_id = path.count("/") == 1 and not path.startswith((".", "/")) and not local.suffix
-    if not looks_like_id:
+    if not is_hub_id(path):
         raise ConfigError(
             f"model.path: there is nothing at {local.absolute()}. "
             "Give a diffusers folder, a .safetensors or a .ckpt file."
@@ -224,9 +225,7 @@ def find(path: str) -> Path:
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
     try:
-        return Path(
-            snapshot_download(path, allow_patterns=["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"])
-        )
+        return Path(snapshot_download(path, allow_patterns=list(_FETCHED), ignore_patterns=["safety_checker/*"]))
     except (OSError, HFValidationError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(

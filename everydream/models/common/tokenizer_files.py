@@ -51,7 +51,7 @@ def token_counter() -> Callable[[str], int]:
 
 
 def write_files(folder: Path, files: Files) -> None:
-    """Write the files into a new folder. Raises ValueError for a name that leads elsewhere: names come from model files."""
+    """Write the files into a new folder. Raises ValueError for a name that leads elsewhere: they come from models."""
     folder.mkdir(parents=True)
     for name, content in files.items():
         if not re.fullmatch(r"[^/\\:]+\.(json|txt)", name):
