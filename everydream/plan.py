@@ -8,7 +8,7 @@ from everydream.data.buckets import Buckets, choose_buckets
 from everydream.data.mix import Mix, make_mix
 from everydream.data.plan import count_steps, plan_epoch
 from everydream.data.scan import require_usable, scan
-from everydream.errors import ConfigError
+from everydream.errors import ConfigError, DataError
 from everydream.models.family import Family
 from everydream.types import EpochPlan, Index
 
@@ -62,6 +62,11 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
     )
     batch_size, accumulation = config.train.batch_size, config.train.gradient_accumulation
     steps = [count_steps(index, mix, buckets, epoch, batch_size, accumulation) for epoch in range(config.train.epochs)]
+    if check and not sum(steps):
+        raise DataError(
+            f"{len(index)} images are usable, but none would be drawn: the repeats of every source and folder "
+            "come to 0. Give at least one source repeats above 0."
+        )
     return Planned(config, index, mix, buckets, steps)
 
 

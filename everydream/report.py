@@ -34,7 +34,8 @@ def describe_sources(planned: Planned) -> list[str]:
         role = " (ground truth)" if source.role == "ground_truth" else ""
         lost = f", {rejected} rejected" if rejected else ""
         percent = 100 * draws / total
-        images = f"{int(mine.sum())} images{lost}, {_amount(source)}"
+        weight = f", loss_scale {source.loss_scale:g}" if source.loss_scale != 1.0 else ""
+        images = f"{int(mine.sum())} images{lost}, {_amount(source)}{weight}"
         lines.append(f"{name}{role}: {images}: {draws} draws an epoch = {percent:.1f} %")
     return lines
 
@@ -184,7 +185,8 @@ def image_warnings(
                 f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
             )
         for caption in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
-            if count_tokens is None or len(caption) <= max_tokens // 2:
+            # A token is at least a byte, and begin and end take two: most captions need not be counted.
+            if count_tokens is None or len(caption.encode("utf-8", "replace")) + 2 <= max_tokens:
                 continue
             tokens = lengths.setdefault(caption, count_tokens(caption))
             if tokens > max_tokens:
@@ -196,16 +198,17 @@ def image_warnings(
 
 
 def _lost_tail(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
-    """Return the words of a caption that do not fit, found by bisection."""
-    words = caption.split(" ")
-    low, high = 0, len(words)
+    """Return the end of a caption that does not fit, from the start of the word that is cut; found by bisection."""
+    low, high = 0, len(caption)
     while low < high:
         middle = (low + high + 1) // 2
-        if count_tokens(" ".join(words[:middle])) <= max_tokens:
+        if count_tokens(caption[:middle]) <= max_tokens:
             low = middle
         else:
             high = middle - 1
-    return " ".join(words[low:])
+    # Without spaces (Chinese, Japanese) there is no word to go back to.
+    start = caption.rfind(" ", 0, low + 1) + 1 if " " in caption[max(0, low - 30) : low + 1] else low
+    return caption[start:]
 
 
 def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:

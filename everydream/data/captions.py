@@ -71,6 +71,8 @@ def read_caption(folder: Path, shown: str, name: str, siblings: Siblings, lines:
     with_text = [(file, sidecar) for file, sidecar in found if sidecar.variants]
     settings = next((sidecar for _, sidecar in found if sidecar.is_yaml), _Sidecar())
     warnings = list(settings.warnings)
+    yamls = [file for file, sidecar in found if sidecar.is_yaml]
+    warnings += [f"two YAML sidecars: the settings of {yamls[0]} are used, not those of {file}" for file in yamls[1:]]
     chosen = with_text[0][1] if with_text else _Sidecar(variants=tuple(filter(None, (caption_from_name(name),))))
     for file, other in with_text[1:]:
         if other.variants != chosen.variants:

@@ -25,7 +25,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".jfif": ("JPEG", "MPO"), ".png": ("PNG",), ".webp": ("WEBP",),
     ".bmp": ("BMP", "DIB"), ".gif": ("GIF",), ".tif": ("TIFF",), ".tiff": ("TIFF",), ".avif": ("AVIF",),
 }  # fmt: skip
-"""Extension -> the contents it promises. `image_extensions()` adds HEIC where its plug-in is installed."""
+"""Extension -> the contents it promises. HEIC is apart: without its plug-in it is rejected with a hint."""
 
 _FORMATS = sorted({name for names in EXTENSIONS.values() for name in names} - {"MPO"})  # MPO is opened as JPEG
 
@@ -58,7 +58,7 @@ class Probe(NamedTuple):
 
 def image_extensions() -> frozenset[str]:
     """Return the lower-case extensions, dot included, of the files that are images here."""
-    return frozenset({*EXTENSIONS, *((".heic", ".heif") if _has_heif() else ())})
+    return frozenset({*EXTENSIONS, ".heic", ".heif"})
 
 
 def promised_formats(extension: str) -> tuple[str, ...]:

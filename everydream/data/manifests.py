@@ -75,7 +75,7 @@ def _column(path: Path, what: str, columns: Sequence[str], given: str | None, kn
 def _no_path(columns: Sequence[str]) -> str:
     urls = [column for column in columns if column.strip().lower() in _URL_COLUMNS]
     if urls:
-        return f"lists URLs (column `{urls[0]}`), not files; download the images first (everydream scrape)"
+        return f"lists URLs (column `{urls[0]}`), not files; download the images first"
     return f"no column with the images' paths among {', '.join(columns)}; name it in path_column"
 
 

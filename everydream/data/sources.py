@@ -158,7 +158,7 @@ class _Lister:
         if not row.path:
             raise BadText(row.problem)
         if row.path.lower().startswith(("http://", "https://")):
-            raise BadText("is a URL, not a file; download the images first (everydream scrape)")
+            raise BadText("is a URL, not a file; download the images first")
         for written in dict.fromkeys((row.path, row.path.strip(), row.path.replace("\\", "/"))):
             for path in (written, *(written + extension for extension in sorted(image_extensions()))):
                 if os.path.isfile(self._root / path):  # noqa: PTH113 - never raises, even on names of 300 bytes

@@ -152,7 +152,7 @@ def _refuse_archives(path: Path) -> None:
             "Ask for the model as .safetensors."
         )
     with suppress(tarfile.TarError), tarfile.open(path, "r:") as archive:
-        if archive.firstmember is not None:
+        if archive.next() is not None:
             raise FormatError(
                 f"{path} is a tar archive; as a model that is PyTorch's format of before 2017, and it was not opened. "
                 "Ask for the model as .safetensors."

@@ -10,7 +10,8 @@ from everydream.settings import Settings
 
 def is_hub_id(path: str) -> bool:
     """Tell whether a model path that is not there can be meant as a hub id, `org/name`."""
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).suffix
+    is_file_name = Path(path).suffix.lower() in (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not is_file_name
 
 
 class ModelSettings(Settings):

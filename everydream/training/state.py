@@ -74,7 +74,7 @@ def save_checkpoint(
         "progress": asdict(progress),
         "scaler": dict(scaler),
         "config": json.dumps(facts.config, sort_keys=True),
-        "image_keys": "\n".join(facts.images),
+        "image_keys": json.dumps(list(facts.images)),
         "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
     }
     contents = {"state_dict": family.single_file(), "optimizer": optimizer, "ema": ema, METADATA_KEY: ours}
@@ -102,7 +102,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ResumeError(
             f"{path} was written by another version of EveryDream (state {ours['version']}, this one reads {VERSION})."
         )
-    keys = ours["image_keys"].split("\n") if ours["image_keys"] else []
+    keys = json.loads(ours["image_keys"])
     return Checkpoint(
         path=path,
         tensors=contents["state_dict"],

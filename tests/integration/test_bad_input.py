@@ -76,6 +76,12 @@ def test_no_usable_image(project: Project, tmp_path: Path) -> None:
         train_here(project(data={"sources": [{"path": str(tmp_path / "empty")}]}))
 
 
+def test_nothing_that_would_be_drawn(project: Project, tmp_path: Path) -> None:
+    make_images(tmp_path / "mine", 3)
+    with pytest.raises(DataError, match="3 images are usable, but none would be drawn"):
+        train_here(project(data={"sources": [{"path": str(tmp_path / "mine"), "repeats": 0}]}))
+
+
 def truncated_jpeg() -> bytes:
     held = io.BytesIO()
     Image.effect_noise((200, 200), 80).save(held, "JPEG")

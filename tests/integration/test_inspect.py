@@ -53,6 +53,23 @@ def test_a_config_as_json(project: Callable[..., Path], tmp_path: Path) -> None:
         assert said in done.stdout
 
 
+def test_short_captions_can_have_many_tokens_and_no_spaces(tmp_path: Path) -> None:
+    make_images(tmp_path / "set", 1)
+    image = next((tmp_path / "set").iterdir())
+    image.with_suffix(".txt").write_text("龘靐齉" * 12 + "尾巴", encoding="utf-8")
+    out = tmp_path / "report.json"
+    run_cli("inspect", tmp_path / "set", "--json", out)
+    (warning,) = [w for w in json.loads(out.read_text(encoding="utf-8"))["images"][0]["warnings"] if "tokens" in w]
+    lost = warning.split("lost: ")[1].strip("'")
+    assert lost.endswith("尾巴") and 2 < len(lost) < 38
+
+
+def test_a_phone_picture_without_the_plug_in_is_rejected_with_the_hint(tmp_path: Path) -> None:
+    make_images(tmp_path / "set", 1)
+    (tmp_path / "set" / "IMG_1.HEIC").write_bytes(b"\0\0\0 ftypheic\0\0\0\0")
+    assert "IMG_1.HEIC: content is HEIC (install the plug-in" in run_cli("inspect", tmp_path / "set").stdout
+
+
 def test_a_folder_needs_no_config_and_no_model(tmp_path: Path) -> None:
     make_images(tmp_path / "some pictures", 3)
     done = run_cli("inspect", tmp_path / "some pictures", "--set", "data.resolution=256", "--set", "train.batch_size=2")

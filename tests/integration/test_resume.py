@@ -215,6 +215,15 @@ def test_changed_settings_and_images_are_named_one_by_one(project: Project, tmp_
     assert [line["step"] for line in metrics_of(run)] == [1, 2, 3, 4]
 
 
+def test_names_with_line_breaks_survive_a_resume(project: Project, tmp_path: Path) -> None:
+    config = project(train={"max_steps": 2})
+    first = min((tmp_path / "mine").iterdir())
+    first.rename(first.with_name("two\nlines_(1).png"))
+    last = train_here(config) / "checkpoints" / "last.ckpt"
+    assert "mine/two\nlines_(1).png" in read_checkpoint(last).facts.images
+    train_here(config, resume=last)
+
+
 def test_what_does_not_change_the_numbers_may_change(project: Project, tmp_path: Path) -> None:
     config = project(train={"max_steps": 2})
     last = train_here(config) / "checkpoints" / "last.ckpt"

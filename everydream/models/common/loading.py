@@ -136,8 +136,9 @@ def _described(metadata: dict[str, Any]) -> Config | None:
             found = json.loads(found)
     model = found.get("model") if isinstance(found, dict) else None
     parts = ("unet", "vae", "text_encoder", "scheduler")
-    is_whole = isinstance(model, dict) and all(isinstance(model.get(part), dict) for part in parts)
-    return dict(model) if is_whole else None
+    if isinstance(model, dict) and all(isinstance(model.get(part), dict) for part in parts):
+        return dict(model)
+    return None
 
 
 def _inferred(state: StateDict, module: ModuleType) -> Config:
