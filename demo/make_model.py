@@ -9,9 +9,7 @@ What made it work is said where it stands; the figures are in docs/benchmarks.md
 
 import argparse
 import copy
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,17 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from demo.score import describe, sample, score
 from demo.shapes import COLOURS, KNOWN_SHAPES, SIZE_PX, Subject, blend, draw, grid, inside_polygon, subjects
+from everydream.formats.atomic import atomic_folder
+from everydream.models import sd1
+from everydream.models.common import stable_diffusion
+from everydream.models.common.tokenizer_files import PACKAGED, packaged_files
 from everydream.seeding import derive, numpy_generator, torch_generator
 
-TOKENIZER = Path(__file__).parents[1] / "everydream" / "models" / "common" / "tokenizer"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "NOTICE")
 SCALING_FACTOR = 0.18215
 CAPTION_DROPOUT = 0.1
 _THREADS = 2
@@ -75,7 +74,7 @@ def build(seed: int) -> Parts:
         steps_offset=1,
         prediction_type="v_prediction",  # At this size epsilon learns next to nothing in the same time.
     )
-    return Parts(vae, text_encoder, unet, CLIPTokenizer.from_pretrained(TOKENIZER), scheduler)
+    return Parts(vae, text_encoder, unet, CLIPTokenizer.from_pretrained(PACKAGED), scheduler)
 
 
 def build_vae() -> Any:
@@ -269,40 +268,17 @@ def train_denoiser(parts: Parts, pixels_NCHW: Tensor, captions: list[str], recip
 
 
 def save(parts: Parts, out: Path) -> None:
-    """Write a diffusers folder in fp16 that old and new readers open.
-
-    transformers 5.6 and later drop `text_model.` from the text encoder's keys, and a reader before
-    that would silently start from random weights; so the prefix is put back. Their tokenizers save
-    no vocab.json; so the package's own files are copied.
-    """
-    for name, part in (("vae", parts.vae), ("unet", parts.unet), ("text_encoder", parts.text_encoder)):
-        copy.deepcopy(part).half().save_pretrained(out / name)
-    state = {
-        f"text_model.{key.removeprefix('text_model.')}": value.half().contiguous()
-        for key, value in parts.text_encoder.state_dict().items()
-        if not key.endswith("position_ids")
-    }
-    save_file(state, out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
-    parts.scheduler.save_pretrained(out / "scheduler")
-    (out / "tokenizer").mkdir(exist_ok=True)
-    for file in TOKENIZER_FILES:
-        shutil.copyfile(TOKENIZER / file, out / "tokenizer" / file)
-    (out / "model_index.json").write_text(json.dumps(_model_index(), indent=2) + "\n")
-
-
-def _model_index() -> dict[str, Any]:
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.35.0",
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
+    """Write the diffusers folder in fp16, as the trainer writes its own."""
+    schedule = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+    tiny = stable_diffusion.Parts(
+        parts.unet,
+        parts.text_encoder,
+        parts.vae,
+        packaged_files(sd1.KIND.pad_token),
+        {name: parts.scheduler.config[name] for name in schedule},
+    )
+    with atomic_folder(out) as folder:
+        stable_diffusion.StableDiffusion(sd1.KIND, tiny).write_folder(folder, torch.float16)
 
 
 def report(folder: Path, seed: int) -> None:

@@ -13,7 +13,7 @@ MAX_BYTES = 240
 """UTF-8 bytes of a name with its number and ending; most file systems stop at 255."""
 _ROOM_FOR_ENDING = len("_(1000000).jpeg")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*_\x00-\x1f\x7f]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class CaptionName:
 def name_of(caption: str) -> CaptionName:
     """Return the stem for a caption: forbidden characters become spaces, and what is too long is cut."""
     text = " ".join(caption.split())
-    stem = " ".join(_FORBIDDEN.sub(" ", "".join(c if unicodedata.category(c) != "Cc" else " " for c in text)).split())
+    printable = "".join(c if unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
+    stem = " ".join(_FORBIDDEN.sub(" ", printable).split())
     stem = _cut(stem, MAX_BYTES - _ROOM_FOR_ENDING).strip(" .")
     if not stem or _RESERVED.fullmatch(stem):
         stem = f"image {stem}".strip()

@@ -1,16 +1,15 @@
 """Tiny random Stable Diffusion models, made by the reference libraries, for tests."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from everydream.models.common import text_keys
 from everydream.models.common.tokenizer_files import packaged_files, write_files
-from safetensors.torch import load_file, save_file
 
 
 def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = None) -> Any:

@@ -55,6 +55,11 @@ def attach(
     for module in family.modules().values():
         module.requires_grad_(False)
         module.eval()
+    if not family.text_layers():
+        raise ConfigError(
+            f"text_encoder.clip_skip is {text_encoder.clip_skip}, which leaves out every layer of this text encoder. "
+            "Use what the base model was trained with: 0, or 1 for most drawn-style models."
+        )
     groups = []
     if unet.train:
         groups.append(_group(family, "unet", [family.modules()["unet"]], unet.lr if lr is None else lr))

@@ -67,8 +67,8 @@ class StableDiffusion:
         self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
         self.extras, self.clip_skip = parts.extras, clip_skip
         self.scheduler_config = parts.scheduler
-        self.tokenizer_files = parts.tokenizer_files
-        self.tokenizer = load_tokenizer(parts.tokenizer_files)
+        self.tokenizer_files = tokenizer_files.packaged_if_same(parts.tokenizer_files, kind.pad_token)
+        self.tokenizer = load_tokenizer(self.tokenizer_files)
         prediction: Prediction = "v" if parts.scheduler["prediction_type"] == "v_prediction" else "epsilon"
         schedule = make_schedule(
             parts.scheduler["beta_schedule"],
@@ -115,7 +115,7 @@ class StableDiffusion:
     def text_layers(self) -> Sequence[nn.Module]:
         """Return the text encoder's layers that reach the output, and the final norm as part of the last."""
         layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
-        return layers[: len(layers) - self.clip_skip]
+        return layers[: max(len(layers) - self.clip_skip, 0)]
 
     def final_norm(self) -> nn.Module:
         """Return the norm after the last layer."""
@@ -125,7 +125,7 @@ class StableDiffusion:
     def unused_text_modules(self) -> Sequence[nn.Module]:
         """Return the layers that clip_skip leaves out."""
         layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
-        return layers[len(layers) - self.clip_skip :]
+        return layers[max(len(layers) - self.clip_skip, 0) :]
 
     def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Return latents sampled from the VAE's posterior, times its scaling factor, float32."""

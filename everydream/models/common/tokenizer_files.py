@@ -39,6 +39,34 @@ def folder_files(folder: Path) -> Files:
     return files
 
 
+def packaged_if_same(files: Files, pad_token: str) -> Files:
+    """Return the packaged files if these say the same, so that checkpoints need not carry a megabyte of them.
+
+    The same vocabulary has been saved with other white space, escapes and side files over the years.
+    """
+    packaged = packaged_files(pad_token)
+    usual = files.keys() >= {"vocab.json", "merges.txt"} and not _added_tokens(files)
+    return packaged if usual and _essence(files) == _essence(packaged) else files
+
+
+def _added_tokens(files: Files) -> set[str]:
+    """Return the tokens that were added to CLIP's own, in whichever of three places they were noted."""
+    config, whole = (json.loads(files.get(name, b"{}")) for name in ("tokenizer_config.json", "tokenizer.json"))
+    noted = [*config.get("added_tokens_decoder", {}).values(), *whole.get("added_tokens", [])]
+    added = {token["content"] for token in noted} | set(json.loads(files.get("added_tokens.json", b"{}")))
+    return added - {"<|startoftext|>", "<|endoftext|>", "!"}
+
+
+def _essence(files: Files) -> tuple[Any, list[str], Any]:
+    """Return (vocabulary, merges, padding token) of tokenizer files."""
+    merges = [line.rstrip() for line in files["merges.txt"].decode().splitlines() if not line.startswith("#version")]
+    special: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
+    special |= json.loads(files.get("special_tokens_map.json", b"{}"))
+    pad = special.get("pad_token")
+    pad = pad.get("content") if isinstance(pad, dict) else pad
+    return json.loads(files["vocab.json"]), [line for line in merges if line], pad
+
+
 def token_counter() -> Callable[[str], int]:
     """Return a function that counts a caption's tokens, begin and end included, with the packaged vocabulary.
 
