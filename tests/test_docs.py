@@ -1,0 +1,45 @@
+"""The documents say what is so."""
+
+import re
+
+import yaml
+from conftest import ROOT
+
+from everydream.config import RunConfig
+from everydream.reference import reference
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_configuration_reference_is_the_generated_one() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+def test_the_readmes_yaml_is_valid() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert RunConfig.model_validate(yaml.safe_load(block)).train.epochs == 2
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_conformance_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)", text)
+    assert len(named) > 30
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+def test_the_inner_paths_of_the_architecture_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:everydream|data|models|training|formats|diffusion|methods)/[\w/]+\.py)`", text):
+        assert (ROOT / path).exists() or (ROOT / "everydream" / path).exists(), path
+
+
+def test_no_machine_paths_or_hosts_in_what_is_published() -> None:
+    for document in DOCUMENTS:
+        assert not re.search(r"/work/|/root/|/home/\w|://(?!github\.com|arxiv)", document.read_text(encoding="utf-8"))
