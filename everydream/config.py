@@ -94,17 +94,24 @@ def load_config(path: Path, overrides: list[str] | None = None, to_train: bool =
 def resolve_saved(raw: dict[str, Any], checkpoint: Path, overrides: list[str] | None = None) -> RunConfig:
     """Validate the settings that a checkpoint carries, with overrides."""
     problems = [problem for item in overrides or [] if (problem := apply_override(raw, item))]
-    return resolve(raw, checkpoint, problems)
+    # Relative paths were relative to where the run was started, which is most likely above its folder.
+    return resolve(raw, checkpoint, problems, places=list(checkpoint.absolute().parents)[:5])
 
 
-def resolve(raw: dict[str, Any], source: Path, problems: list[str] | None = None, to_train: bool = False) -> RunConfig:
-    """Validate raw settings; paths are looked for in the working directory, then beside `source`."""
+def resolve(
+    raw: dict[str, Any],
+    source: Path,
+    problems: list[str] | None = None,
+    to_train: bool = False,
+    places: list[Path] | None = None,
+) -> RunConfig:
+    """Validate raw settings; paths are looked for in the working directory, then in `places` (beside `source`)."""
     problems = list(problems or [])
     config, found = _validate(raw)
     problems += found
     if config is not None:
         problems += _cross_checks(config)
-        config = _with_found_paths(config, source.absolute().parent)
+        config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)
     if problems or config is None:
         count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
@@ -234,13 +241,13 @@ def _importable(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def _with_found_paths(config: RunConfig, beside: Path) -> RunConfig:
-    """Return the config with each relative path that is not in the working directory looked for beside the file."""
+def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
+    """Return the config with each relative path that is not in the working directory looked for in `places`."""
 
     def found(path: str | None) -> str | None:
         if path is None or Path(path).expanduser().exists() or Path(path).is_absolute():
             return path if path is None else str(Path(path).expanduser())
-        return str(beside / path) if (beside / path).exists() else path
+        return next((str(place / path) for place in places if (place / path).exists()), path)
 
     sources = [source.model_copy(update={"path": found(source.path)}) for source in config.data.sources]
     return config.model_copy(

@@ -145,8 +145,8 @@ class Batch:
         """Return the batch with its tensors on `device`."""
         return replace(
             self,
-            pixels_BCHW=self.pixels_BCHW.to(device, non_blocking=True),
-            loss_scale_B=self.loss_scale_B.to(device, non_blocking=True),
+            pixels_BCHW=self.pixels_BCHW.to(device),
+            loss_scale_B=self.loss_scale_B.to(device),
         )
 
 

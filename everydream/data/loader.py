@@ -109,7 +109,6 @@ def load_pieces(dataset: PieceDataset, workers: int) -> Iterator[Loaded]:
         num_workers=workers,
         worker_init_fn=_quiet_worker if workers else None,
         prefetch_factor=2 if workers else None,
-        pin_memory=torch.cuda.is_available(),
     )
 
 

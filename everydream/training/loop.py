@@ -96,7 +96,7 @@ class _Gathered:
     @property
     def mean(self) -> float:
         """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
-        return math.fsum(self.losses) / len(self.losses) if self.losses else 0.0
+        return math.fsum(self.losses) / len(self.losses)
 
 
 def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress, int | None]:
@@ -122,13 +122,13 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
             ended = progress.step_in_epoch + 1 == plan.num_steps
             after = _advance(progress, images_in_step(plan, progress.step_in_epoch) - len(gathered.failed), ended)
             _report(c, progress, after, gathered, norm)
-            if norm is None:
+            if norm is None and gathered.losses:
                 bad_in_a_row += 1
                 before_bad = progress if bad_in_a_row == 1 else before_bad
                 if bad_in_a_row == _MAX_BAD_STEPS:
                     c.save(before_bad)
                     raise TrainingError(_bad_message(bad_in_a_row, before_bad, gathered))
-            else:
+            elif norm is not None:
                 bad_in_a_row = 0
                 if c.ema is not None:
                     c.ema.update(after.step)
@@ -167,7 +167,13 @@ def _set_learning_rates(c: Collaborators, step: int) -> None:
 
 
 def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered) -> float | None:
-    """Clip and step; return the gradient norm, or None if loss or gradients are not finite and nothing was changed."""
+    """Clip and step; return the gradient norm, or None if there was nothing sound to step with and nothing was changed.
+
+    That is, if loss or gradients are not finite, or if no image of the step could be read.
+    """
+    if not gathered.losses:
+        c.optimizer.zero_grad(set_to_none=True)
+        return None
     norm = c.launch.clip([p for group in c.groups for p in group.parameters], limits.max_grad_norm)
     # Under fp16 an overflow of the scaled gradients is ordinary: the scaler skips the step by itself and adapts.
     gradients_fine = math.isfinite(norm) or c.launch.scales_loss
@@ -197,6 +203,9 @@ def _report(c: Collaborators, before: Progress, after: Progress, gathered: _Gath
         c.display.say(f"Rejected {source}/{rejection.path}: {rejection.reason}. The batch went on without it.")
     rates = {f"lr/{g.part}": live["lr"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True)}
     line: dict[str, Any] = {"step": after.step, "epoch": before.epoch, "images_seen": after.images_seen}
+    if not gathered.losses:
+        c.metrics.write({**line, "skipped": "no image of the step could be read"})
+        return
     if norm is None:
         bad = sorted({k for k, loss in zip(gathered.keys, gathered.losses, strict=True) if not math.isfinite(loss)})
         c.metrics.write({**line, "skipped": "non-finite loss or gradients", "images": bad or gathered.keys})

@@ -124,6 +124,7 @@ def test_an_image_alone_in_its_batch_that_breaks_is_a_step_of_nothing(project: P
     )
     lines = metrics_of(train_here(config))
     assert [line["images_seen"] for line in lines] in ([0, 1], [1, 1])
+    assert sorted(line.get("skipped", "") for line in lines) == ["", "no image of the step could be read"]
 
 
 def test_no_space_is_found_out_before_the_run_starts(

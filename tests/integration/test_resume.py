@@ -191,6 +191,16 @@ def test_a_moved_checkpoint_goes_on_in_a_new_run_folder(project: Project, tmp_pa
     assert [line["step"] for line in metrics_of(run)] == [4, 5]
 
 
+def test_relative_paths_are_found_again_from_another_folder(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = project(data={"sources": [{"path": "mine"}]}, runs_dir="runs", train={"epochs": 1})
+    monkeypatch.chdir(tmp_path)
+    last = (train_here(config) / "checkpoints" / "last.ckpt").absolute()
+    (tmp_path / "elsewhere").mkdir()
+    assert "is complete" in run_cli("train", "--resume", last, cwd=tmp_path / "elsewhere").stderr
+
+
 def test_a_finished_run_is_left_as_it_is(project: Project) -> None:
     run = train_here(project())
     before = digest(run)
