@@ -223,7 +223,7 @@ def _cross_checks(config: RunConfig) -> list[str]:
         problems.append(
             "data.sources: every source has a share, so there is nothing to be a share of; give one repeats or choose."
         )
-    if config.data.bucket_step > config.data.resolution:
+    if config.data.step > config.data.resolution:
         problems.append(
             f"data.bucket_step: {config.data.bucket_step} is larger than data.resolution {config.data.resolution}; "
             f"use a divisor of it, e.g. {max(8, config.data.resolution // 8 // 8 * 8)}."

@@ -56,7 +56,7 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
         index.height_N,
         mix.mean_counts(),
         resolution=config.data.resolution,
-        step=config.data.bucket_step,
+        step=config.data.step,
         max_aspect=config.data.max_aspect,
         batch_size=config.train.batch_size,
     )
@@ -71,12 +71,11 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
 
 
 def require_fitting_buckets(buckets: Buckets, family: Family) -> None:
-    """Raise ConfigError when a bucket's sides do not go through the model's levels without a remainder."""
-    multiple = family.sides_multiple
+    """Raise ConfigError when a bucket's sides are not a whole number of latents."""
+    multiple = family.spatial_factor
     for width, height in buckets.sizes:
         if width % multiple or height % multiple:
             raise ConfigError(
                 f"data.bucket_step: the bucket {width}x{height} does not fit this model, whose image sides must be "
-                f"multiples of {multiple}. Set data.bucket_step to {multiple} or a multiple of it, "
-                f"and data.resolution to at least {multiple}."
+                f"multiples of {multiple}. Set data.bucket_step to {multiple} or a multiple of it."
             )

@@ -92,17 +92,14 @@ def project(tmp_path: Path, model_folder: Path) -> Callable[..., Path]:
     return write
 
 
-def run_cli(
-    *arguments: object, check: int | None = 0, cwd: Path = ROOT, **kwargs: Any
-) -> subprocess.CompletedProcess[str]:
+def run_cli(*arguments: object, check: int = 0, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `everydream ...` in a process of its own and return what it said."""
     done = subprocess.run(
         [sys.executable, "-m", "everydream.cli", *map(str, arguments)],
         capture_output=True, text=True, encoding="utf-8", cwd=cwd, timeout=280,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    if check is not None:
-        assert done.returncode == check, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == check, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 

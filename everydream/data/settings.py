@@ -82,8 +82,8 @@ class DataSettings(Settings):
     """Folders or manifests; each with its own repeats, share or choose."""
     resolution: Annotated[int, Field(ge=16, le=4096)] = 512
     """Side in pixels of the square bucket; every bucket has about this side squared as its area."""
-    bucket_step: Annotated[int, Field(ge=8, multiple_of=8)] = 64
-    """Bucket sides are multiples of this many pixels; 64 suits every Stable Diffusion UNet."""
+    bucket_step: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """Bucket sides are multiples of this many pixels; null: an eighth of the resolution in eights, at most 64."""
     max_aspect: Annotated[float, Field(ge=1.0)] = 4.0
     """Longest side over shortest of any bucket; longer images are cropped, and inspect says so."""
     crop: Literal["random", "center"] = "random"
@@ -100,3 +100,8 @@ class DataSettings(Settings):
     """Refuse to start when any image is rejected."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode images; default: from the number of cores."""
+
+    @property
+    def step(self) -> int:
+        """The bucket step that counts, after the default: 64 from 512 pixels on."""
+        return self.bucket_step or max(8, min(64, self.resolution // 64 * 8))

@@ -23,9 +23,7 @@ class Family(Protocol):
     architecture: str
     """Its name in Stability's modelspec metadata."""
     spatial_factor: int
-    """Pixels per latent, along a side."""
-    sides_multiple: int
-    """Image sides must be multiples of this many pixels."""
+    """Pixels per latent, along a side; image sides are multiples of it."""
     max_tokens: int
 
     @property

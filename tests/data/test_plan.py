@@ -1,5 +1,7 @@
 """Properties of plans, over hundreds of random data sets without an image."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from data.synthetic import make_index, sources
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 from everydream.data.buckets import Buckets, candidates, choose_buckets, kept_fraction
 from everydream.data.mix import make_mix
 from everydream.data.plan import count_steps, images_in_step, pieces_for_rank, plan_epoch
+from everydream.data.settings import DataSettings, SourceSettings
+from everydream.errors import ConfigError
+from everydream.plan import require_fitting_buckets
 from everydream.types import EpochPlan, Index
 
 SIZES = st.lists(st.tuples(st.integers(50, 3000), st.integers(50, 3000)), min_size=1, max_size=60)
@@ -162,6 +167,19 @@ def test_an_image_and_its_mirror_image_get_mirrored_buckets(width: int, height: 
         for a, b in ((width, height), (height, width))
     )
     assert size == turned[::-1]
+
+
+@pytest.mark.parametrize(("resolution", "step"), [(32, 8), (64, 8), (256, 32), (300, 32), (512, 64), (1024, 64)])
+def test_the_bucket_step_follows_the_resolution(resolution: int, step: int) -> None:
+    settings = {"sources": [SourceSettings(path="x")], "resolution": resolution}
+    assert DataSettings(**settings).step == step
+    assert DataSettings(**settings, bucket_step=16).step == 16
+
+
+def test_buckets_that_are_not_whole_latents_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the bucket 24x40 does not fit this model.*multiples of 16"):
+        require_fitting_buckets(Buckets(((24, 40),)), SimpleNamespace(spatial_factor=16))  # type: ignore[arg-type]
+    require_fitting_buckets(Buckets(((24, 40),)), SimpleNamespace(spatial_factor=8))  # type: ignore[arg-type]
 
 
 def test_a_million_images_can_be_planned() -> None:

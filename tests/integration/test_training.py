@@ -213,6 +213,13 @@ def test_the_plan_is_printed_first(project: Project) -> None:
     assert done.stderr.index("Sources") < done.stderr.index("step 2/2")
 
 
+def test_sides_that_the_unet_cannot_halve_evenly_train(project: Project) -> None:
+    """72 px are nine latents; the UNet pads on the way down and cuts on the way up."""
+    config = project(data={"resolution": 72, "bucket_step": None}, train={"max_steps": 3})
+    assert {size % 16 for b in batches(config) for size in b.pixels_BCHW.shape[2:]} >= {8}
+    assert all(np.isfinite(line["loss"]) for line in metrics_of(train_here(config)))
+
+
 def test_bf16_trains_too(project: Project) -> None:
     run_cli("train", "--config", project(train={"max_steps": 2, "precision": "bf16"}))
     (run,) = (project().parent / "runs").iterdir()

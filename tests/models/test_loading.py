@@ -86,7 +86,7 @@ def test_a_folder_is_what_diffusers_loads(tmp_path: Path, kind: str, old_names: 
                                .removeprefix("text_model.")])  # fmt: skip
     assert family.name == kind
     assert family.objective.prediction == {"sd1": "epsilon", "sd2": "v"}[kind]
-    assert (family.spatial_factor, family.sides_multiple, family.max_tokens) == (8, 16, 77)
+    assert (family.spatial_factor, family.max_tokens) == (8, 77)
     assert not any(module.training for module in family.modules().values())
 
 

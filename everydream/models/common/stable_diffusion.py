@@ -78,8 +78,6 @@ class StableDiffusion:
         )
         self.objective = OBJECTIVES[prediction](schedule)
         self.spatial_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        # The UNet halves the latents at every level but the last.
-        self.sides_multiple = self.spatial_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
         self._call_unet: nn.Module = self.unet
         self._call_text_encoder: nn.Module = self.text_encoder
