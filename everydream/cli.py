@@ -52,7 +52,7 @@ def train(
         from everydream.config import load_config, resolve_saved  # noqa: PLC0415
         from everydream.training.runs import find_checkpoint  # noqa: PLC0415
 
-        settings = load_config(config, overrides, to_train=resume is None) if config is not None else None
+        settings = load_config(config, overrides) if config is not None else None
         if settings is None and resume in (None, "auto"):
             raise ConfigError(
                 "Say what to train: --config project.yaml, or --resume path/to/last.ckpt for a run to go on with."
@@ -66,6 +66,8 @@ def train(
                     f"--resume auto: {runs_dir} has no run of {project!r} to go on with; starting a new one.",
                     file=sys.stderr,
                 )
+        if config is not None and checkpoint is None:
+            settings = load_config(config, overrides, to_train=True)
         if settings is None:
             from everydream.training.state import peek_config  # noqa: PLC0415
 

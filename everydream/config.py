@@ -252,6 +252,7 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
     sources = [source.model_copy(update={"path": found(source.path)}) for source in config.data.sources]
     return config.model_copy(
         update={
+            "runs_dir": str(Path(config.runs_dir).expanduser()),
             "model": config.model.model_copy(
                 update={"path": found(config.model.path), "config": found(config.model.config)}
             ),
@@ -335,7 +336,10 @@ def apply_override(raw: dict[str, Any], override: str) -> str | None:
             target = target[part]
         else:
             return f"override {override!r}: {part!r} is inside a plain value"
-    value = parse_yaml(text, f"override {key}")
+    try:
+        value = parse_yaml(text, f"override {key}")
+    except ConfigError as error:
+        return str(error)
     if isinstance(target, list) and parts[-1].isdigit() and int(parts[-1]) < len(target):
         target[int(parts[-1])] = value
     elif isinstance(target, dict):

@@ -66,14 +66,17 @@ class Writer:
     display: Display
     unsaved: str | None = None
     """Why the latest last.ckpt could not be written, if it could not."""
+    unexported: str | None = None
+    """Why the latest export could not be written, if it could not."""
 
-    def save(self, progress: Progress) -> None:
-        """Write last.ckpt. On a full disk the old one stays, the user is told, and training goes on."""
+    def save(self, progress: Progress) -> str | None:
+        """Write last.ckpt; on a full disk the old one stays and training goes on. Return what the user was told."""
         self.unsaved = self._guarded(f"last.ckpt at step {progress.step}", self._save, progress)
+        return self.unsaved
 
     def export(self, progress: Progress) -> None:
-        """Write the exports that are due."""
-        self._guarded(f"the export at step {progress.step}", self._export, progress)
+        """Write the exports that are due; a failure is told, and training goes on."""
+        self.unexported = self._guarded(f"The export at step {progress.step}", self._export, progress)
 
     def _guarded(self, what: str, write: Callable[[Progress], None], progress: Progress) -> str | None:
         error: str | None = None

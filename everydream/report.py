@@ -20,6 +20,8 @@ from everydream.types import Progress
 
 _LISTED = 20
 _OF_A_KIND = 3
+MAX_TOKENS = 77
+"""What a CLIP text encoder reads, begin and end included."""
 
 
 def describe_sources(planned: Planned) -> list[str]:
@@ -102,6 +104,11 @@ def describe_plan(planned: Planned, trainee: Trainee) -> str:
     ]
     if planned.index.rejected:
         rows.append(("Rejected", describe_rejected(planned)))
+    warmup = planned.config.lr_schedule.warmup_steps
+    if warmup >= planned.total_steps:
+        rows.append(
+            ("Note", [f"lr_schedule.warmup_steps {warmup} is as long as the run: the peak rate is not reached"])
+        )
     return _table(rows)
 
 
@@ -125,11 +132,11 @@ def describe_end(run: Path, progress: Progress, total_steps: int, ended_by: int 
     return f"Finished: {progress.step} steps, {progress.images_seen} images seen.\nModel and state: {last}"
 
 
-def inspect_report(planned: Planned, count_tokens: Callable[[str], int] | None, max_tokens: int = 77) -> dict[str, Any]:
+def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict[str, Any]:
     """Return the report of `everydream inspect --json`; image paths are relative to their source."""
     index, counts = planned.index, planned.mix.counts(0)
     bucket_N = planned.buckets.assign(index.width_N, index.height_N)
-    warnings = image_warnings(planned, count_tokens, max_tokens)
+    warnings = image_warnings(planned, count_tokens)
     images = []
     for i in range(len(index)):
         variants = list(index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])])
@@ -153,8 +160,8 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int] | None, 
             "batches": plan.num_batches,
             "steps": plan.num_steps,
             # Left-overs train in batches of their own, so nothing is repeated to fill one and nothing waits.
-            "repeated": int(len(plan.record_K) - counts.sum()),
-            "left_for_next": int(counts.sum() - len(plan.record_K)),
+            "repeated": max(len(plan.record_K) - int(counts.sum()), 0),
+            "left_for_next": max(int(counts.sum()) - len(plan.record_K), 0),
         },
         "source_warnings": {
             index.names[n]: lines for n, lines in source_warnings(index, planned.config.data.sources).items()
@@ -163,9 +170,7 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int] | None, 
     }
 
 
-def image_warnings(
-    planned: Planned, count_tokens: Callable[[str], int] | None, max_tokens: int
-) -> dict[int, list[str]]:
+def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict[int, list[str]]:
     """Return what is unusual about each image: what the scan said, lost caption tails, enlargement, heavy crops."""
     index = planned.index
     bucket_N = planned.buckets.assign(index.width_N, index.height_N)
@@ -186,23 +191,23 @@ def image_warnings(
             )
         for caption in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
             # A token is at least a byte, and begin and end take two: most captions need not be counted.
-            if count_tokens is None or len(caption.encode("utf-8", "replace")) + 2 <= max_tokens:
+            if len(caption.encode("utf-8", "replace")) + 2 <= MAX_TOKENS:
                 continue
             tokens = lengths.setdefault(caption, count_tokens(caption))
-            if tokens > max_tokens:
-                tail = _lost_tail(caption, count_tokens, max_tokens)
+            if tokens > MAX_TOKENS:
+                tail = _lost_tail(caption, count_tokens)
                 warnings.setdefault(i, []).append(
-                    f"caption has {tokens} tokens of {max_tokens}; this tail is lost: {tail!r}"
+                    f"caption has {tokens} tokens of {MAX_TOKENS}; this tail is lost: {tail!r}"
                 )
     return warnings
 
 
-def _lost_tail(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
+def _lost_tail(caption: str, count_tokens: Callable[[str], int]) -> str:
     """Return the end of a caption that does not fit, from the start of the word that is cut; found by bisection."""
     low, high = 0, len(caption)
     while low < high:
         middle = (low + high + 1) // 2
-        if count_tokens(caption[:middle]) <= max_tokens:
+        if count_tokens(caption[:middle]) <= MAX_TOKENS:
             low = middle
         else:
             high = middle - 1

@@ -15,7 +15,7 @@ from everydream.config import RunConfig
 from everydream.data.loader import Loaded, PieceDataset, load_pieces
 from everydream.data.plan import pieces_for_rank
 from everydream.errors import DiskError
-from everydream.formats.atomic import require_space
+from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods.full import attach
 from everydream.models.load import load, restore
 from everydream.outputs import Sampler, Trainee, Writer, disk_needed
@@ -97,8 +97,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         progress, ended_by = fit(collaborators, limits(planned), progress)
         events.note("finished" if ended_by is None else "stopped", step=progress.step)
     launch.close()
-    if writer.unsaved is not None:
-        raise DiskError(writer.unsaved)
+    if failed := writer.unsaved or writer.unexported:
+        raise DiskError(failed)
     display.say(describe_end(run, progress, planned.total_steps, ended_by))
     return run, ended_by
 
@@ -127,7 +127,8 @@ def prepare(
         Ema(groups, config.ema) if config.ema.decay is not None else None,
     )
     if checkpoint is not None:
-        fresh = load_optimizer_state(trainee.optimizer, groups, checkpoint.optimizer)
+        same = checkpoint.facts.config["optimizer"]["name"] == config.optimizer.name
+        fresh = load_optimizer_state(trainee.optimizer, groups, checkpoint.optimizer if same else {})
         if fresh and checkpoint.progress.step:
             changed.append(f"{len(fresh)} tensors start without optimizer state, {fresh[0]} for one")
         if trainee.ema is not None:
@@ -139,13 +140,16 @@ def prepare(
 def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee) -> Path:
     """Return the run's folder, new or the one that is gone on with, once there is room for what it will hold."""
     run = runs.run_of(resume) if resume is not None else None
-    require_space(run or Path(config.runs_dir), disk_needed(config, trainee), "This run")
+    # What is there already will be replaced, and needs no room a second time.
+    held = runs.tidy(run) if run is not None else 0
+    require_space(run or Path(config.runs_dir), disk_needed(config, trainee) - held, "This run")
     if run is None:
         run = runs.create_run(Path(config.runs_dir), config.project)
     else:
         metrics.cut_after(run / "metrics.jsonl", progress.step)
-    text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
-    (run / "config.yaml").write_text(text, encoding="utf-8")
+    with atomic_file(run / "config.yaml") as partial:
+        text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+        partial.write_text(text, encoding="utf-8")
     return run
 
 

@@ -10,7 +10,7 @@ A bad file never kills the run and is never ignored: each image it would have co
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -218,5 +218,3 @@ CHECKS: dict[str, tuple[Callable[[object], Value | None], str]] = {
     "keep_tags": (_count, "a whole number of at least 0"),
 }
 """Each folder setting: how a raw value is read (None: it cannot be) and what to ask for."""
-
-KEYS: Collection[str] = frozenset(CHECKS)

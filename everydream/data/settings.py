@@ -14,7 +14,7 @@ class SourceSettings(Settings):
 
     path: str
     """Folder, searched recursively; for `captions: manifest` the manifest file."""
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
     """Name in reports and seeds; default: the last part of the path."""
     role: Literal["training", "ground_truth"] = "training"
     """`ground_truth` marks real images that keep the model from forgetting; it is shown apart in the plan."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from everydream.errors import DiskError
 
-_SUFFIX = ".partial"
+PARTIAL = ".partial"
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Until then an older `path` stays as it is. A process that is killed leaves at most one `.partial`
     file per name, which the next write of the same name overwrites.
     """
-    partial = path.with_name(path.name + _SUFFIX)
+    partial = path.with_name(path.name + PARTIAL)
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())  # some writers make private files
@@ -39,7 +39,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     An older folder of that name is removed just before the rename: a folder cannot be replaced in
     one step.
     """
-    partial = path.with_name(path.name + _SUFFIX)
+    partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

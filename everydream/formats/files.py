@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from everydream.errors import FormatError
+from everydream.errors import DiskError, FormatError
 from everydream.formats.atomic import atomic_file
 from everydream.formats.pickles import load_pickle
 
@@ -84,7 +85,7 @@ def write_safetensors(path: Path, tensors: StateDict, metadata: Mapping[str, str
     """Write a .safetensors file atomically. The same tensors and metadata give the same bytes."""
     taken: set[int] = set()
     owned = {key: _owned(tensors[key], taken) for key in sorted(tensors)}
-    with atomic_file(path) as partial:
+    with atomic_file(path) as partial, _told_as_disk_error(path):
         save_file(owned, partial, {"format": "pt", **(metadata or {})})
         _sort_metadata(partial)
 
@@ -106,9 +107,22 @@ def write_pickle(path: Path, contents: Mapping[str, Any]) -> None:
 
     The same contents give the same bytes, whatever path led to them: see `canonical`.
     """
-    with atomic_file(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as partial, _told_as_disk_error(path), partial.open("wb") as file:
         # Through a file object: given a path, torch.save writes the file's name into the archive.
         torch.save(canonical(contents), file)
+
+
+@contextmanager
+def _told_as_disk_error(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise when a write fails, each in its own way, into a DiskError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DiskError(
+            f"{path} could not be written: {reason}. The disk is full, or the folder cannot be written to; "
+            "an older file of that name is as it was."
+        ) from error
 
 
 def canonical(value: Any, taken: set[int] | None = None) -> Any:

@@ -1,7 +1,7 @@
 """The seam for model families: what the step, the sampler and the checkpoints ask of a model.
 
 A family owns its networks, their names in files and what its conditioning means. The step knows only
-the verbs below, so a new family is one folder beside `sd1/` and one line in `models/__init__.py`.
+the verbs below, so a new family is one folder beside `sd1/` and one line in `models/load.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,9 +53,6 @@ class Family(Protocol):
 
     def encode_text(self, captions: Sequence[str]) -> Conditioning:
         """Return the conditioning of a batch of captions."""
-
-    def count_tokens(self, caption: str) -> int:
-        """Return the number of tokens, begin and end included, before any cut."""
 
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the network's prediction for noised latents."""

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    gather_object,
+    set_seed,
+)
 from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
@@ -33,12 +40,23 @@ class Launch:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.accelerator = Accelerator(
+            kwargs_handlers=[
+                # The networks' buffers are constants; exchanging them makes every call one that all must take part in.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+            ],
+            # The loop accumulates by itself; left to the environment, accelerate would divide by a number of its own.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             # Said outright, or accelerate does not look for other processes on a machine without an accelerator.
             cpu=not torch.accelerator.is_available(),
             mixed_precision="no" if settings.precision == "fp32" else settings.precision,
             log_with=list(trackers) or None,
             project_dir=".",
         )
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ConfigError(
+                f"This was launched with {self.accelerator.distributed_type.value}, which cannot be trained with yet. "
+                "Use plain data parallelism: `accelerate launch --multi_gpu` or torchrun."
+            )
         # Nothing of ours draws from the global generators; a library that does shall at least repeat itself.
         set_seed(seed % 2**32)
         self._wrapped: list[nn.Module] = []
@@ -65,8 +83,9 @@ class Launch:
         return device
 
     def default_workers(self) -> int:
-        """Return how many processes decode for this one: its share of the cores, less one for itself, at most 8."""
-        return max(1, min(8, (os.cpu_count() or 2) // self.world - 1))
+        """Return how many processes decode for this one: its share of this machine's cores, less its own, at most 8."""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        return max(1, min(8, (os.cpu_count() or 2) // here - 1))
 
     def place(self, family: Family) -> None:
         """Move the networks to the device."""
@@ -120,6 +139,16 @@ class Launch:
     def scales_loss(self) -> bool:
         """Whether a non-finite gradient is the loss scaler's business."""
         return self.accelerator.scaler is not None
+
+    def step(self, optimizer: Any) -> bool:
+        """Let the optimizer step; return whether the loss scaler made nothing of it.
+
+        Told by the scale, which goes down then: accelerate's own flag does not see it with fused optimizers.
+        """
+        scaler = self.accelerator.scaler
+        before = scaler.get_scale() if scaler is not None else 0.0
+        optimizer.step()
+        return scaler is not None and scaler.get_scale() < before
 
     def gather(self, item: T) -> list[T]:
         """Return every process's item, in the order of the processes."""

@@ -26,6 +26,10 @@ from everydream.training.signals import StopRequest
 from everydream.types import EpochPlan, Progress, Rejection
 
 _MAX_BAD_STEPS = 3
+_MAX_UNSCALED_STEPS = 100
+NOT_FINITE = "loss or gradients are not finite"
+BY_SCALER = "the fp16 loss scaler is finding its scale"
+NO_IMAGES = "no image of the step could be read"
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Collaborators:
     plan: Callable[[int], EpochPlan]
     load: Callable[[EpochPlan, int], Iterator[Loaded]]
     """(plan, first step) -> this process's pieces."""
-    save: Callable[[Progress], None]
+    save: Callable[[Progress], str | None]
+    """Writes last.ckpt; returns why it could not, if so."""
     export: Callable[[Progress], None]
     sample: Callable[[int], None] | None
     """Draws samples after so many steps; None: never."""
@@ -93,6 +98,10 @@ class _Gathered:
     failed: list[Rejection]
     stop: int | None
 
+    def not_finite(self) -> list[str]:
+        """Return the images whose loss is not a number."""
+        return sorted({k for k, loss in zip(self.keys, self.losses, strict=True) if not math.isfinite(loss)})
+
     @property
     def mean(self) -> float:
         """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
@@ -100,13 +109,13 @@ class _Gathered:
 
 
 def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress, int | None]:
-    """Train from `progress` to the end; return where it stands and the signal that stopped it, if one did.
+    """Train from `progress` to the end; return where it stands and the signal that stopped it short, if one did.
 
     Raises TrainingError after three non-finite steps in a row, with last.ckpt from before the first.
     """
     if c.sample is not None and progress.step == 0:
         _sample(c, 0)
-    before_bad, bad_in_a_row = progress, 0
+    before_bad, bad_in_a_row, unscaled_in_a_row = progress, 0, 0
     while progress.epoch < limits.epochs and progress.step < limits.total_steps:
         plan = c.plan(progress.epoch)
         pending = _Pending([], [], [])
@@ -118,33 +127,35 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
                 continue
             gathered = pending.gather(c.launch, c.stop.signal)
             pending = _Pending([], [], [])
-            norm = _optimize(c, limits, gathered)
+            norm, skipped = _optimize(c, limits, gathered)
             ended = progress.step_in_epoch + 1 == plan.num_steps
             after = _advance(progress, images_in_step(plan, progress.step_in_epoch) - len(gathered.failed), ended)
-            _report(c, progress, after, gathered, norm)
-            if norm is None and gathered.losses:
-                bad_in_a_row += 1
-                before_bad = progress if bad_in_a_row == 1 else before_bad
-                if bad_in_a_row == _MAX_BAD_STEPS:
-                    c.save(before_bad)
-                    raise TrainingError(_bad_message(bad_in_a_row, before_bad, gathered))
-            elif norm is not None:
-                bad_in_a_row = 0
-                if c.ema is not None:
-                    c.ema.update(after.step)
+            _report(c, progress, after, gathered, norm, skipped)
+            bad_in_a_row = bad_in_a_row + 1 if skipped == NOT_FINITE else bad_in_a_row * (skipped is not None)
+            unscaled_in_a_row = unscaled_in_a_row + 1 if skipped == BY_SCALER else 0
+            if bad_in_a_row == 1 and skipped == NOT_FINITE:
+                before_bad = progress
+            if bad_in_a_row == _MAX_BAD_STEPS or unscaled_in_a_row == _MAX_UNSCALED_STEPS:
+                saved = before_bad if bad_in_a_row else after
+                raise TrainingError(_bad_message(skipped, saved, c.save(saved), gathered))
+            if skipped is None and c.ema is not None:
+                c.ema.update(after.step)
             progress = after
-            _periodic(c, progress, ended, limits)
+            if progress.step >= limits.total_steps:
+                break
+            _periodic(c, progress, ended)
             if gathered.stop is not None:
                 c.save(progress)
                 return progress, gathered.stop
-            if progress.step >= limits.total_steps:
-                break
         else:
             # An epoch whose every step was done before the resume, or that has none at all.
             if progress.epoch == plan.epoch:
                 progress = replace(progress, epoch=plan.epoch + 1, step_in_epoch=0)
-    c.save(progress)
+    # What is due comes before last.ckpt: a run that is killed in between does it again, and never not at all.
+    if c.sample is not None:
+        _sample(c, progress.step)
     c.export(progress)
+    c.save(progress)
     return progress, None
 
 
@@ -166,22 +177,20 @@ def _set_learning_rates(c: Collaborators, step: int) -> None:
         live["lr"] = group.lr * factor
 
 
-def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered) -> float | None:
-    """Clip and step; return the gradient norm, or None if there was nothing sound to step with and nothing was changed.
-
-    That is, if loss or gradients are not finite, or if no image of the step could be read.
-    """
+def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered) -> tuple[float | None, str | None]:
+    """Clip and step; return the gradient norm, or why the step was skipped and nothing changed."""
     if not gathered.losses:
         c.optimizer.zero_grad(set_to_none=True)
-        return None
+        return None, NO_IMAGES
     norm = c.launch.clip([p for group in c.groups for p in group.parameters], limits.max_grad_norm)
+    sound = all(math.isfinite(loss) for loss in gathered.losses)
     # Under fp16 an overflow of the scaled gradients is ordinary: the scaler skips the step by itself and adapts.
-    gradients_fine = math.isfinite(norm) or c.launch.scales_loss
-    fine = gradients_fine and all(math.isfinite(loss) for loss in gathered.losses)
-    if fine or c.launch.scales_loss:
-        c.optimizer.step()
+    stepped = c.launch.scales_loss or (sound and math.isfinite(norm))
+    scaler_skipped = stepped and c.launch.step(c.optimizer)
     c.optimizer.zero_grad(set_to_none=True)
-    return norm if fine else None
+    if not sound or not stepped:
+        return None, NOT_FINITE
+    return (None, BY_SCALER) if scaler_skipped else (norm, None)
 
 
 def _advance(progress: Progress, images: int, epoch_ended: bool) -> Progress:
@@ -193,7 +202,9 @@ def _advance(progress: Progress, images: int, epoch_ended: bool) -> Progress:
     )
 
 
-def _report(c: Collaborators, before: Progress, after: Progress, gathered: _Gathered, norm: float | None) -> None:
+def _report(
+    c: Collaborators, before: Progress, after: Progress, gathered: _Gathered, norm: float | None, skipped: str | None
+) -> None:
     """Write the step's line, tell the trackers, the bar and, where something went wrong, the user."""
     if not c.launch.is_main:
         return
@@ -201,36 +212,31 @@ def _report(c: Collaborators, before: Progress, after: Progress, gathered: _Gath
         source = c.source_names[rejection.source]
         c.events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason, step=after.step)
         c.display.say(f"Rejected {source}/{rejection.path}: {rejection.reason}. The batch went on without it.")
-    rates = {f"lr/{g.part}": live["lr"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True)}
     line: dict[str, Any] = {"step": after.step, "epoch": before.epoch, "images_seen": after.images_seen}
-    if not gathered.losses:
-        c.metrics.write({**line, "skipped": "no image of the step could be read"})
+    if skipped is not None:
+        images = gathered.not_finite() or gathered.keys
+        c.metrics.write({**line, "skipped": skipped, "images": images})
+        c.events.note("step skipped", step=after.step, reason=skipped, images=images)
+        if skipped == NOT_FINITE:
+            what = "Images with such a loss" if gathered.not_finite() else "Images in the batch"
+            c.display.say(f"Step {after.step} was skipped: {skipped}. {what}: {', '.join(images)}")
         return
-    if norm is None:
-        bad = sorted({k for k, loss in zip(gathered.keys, gathered.losses, strict=True) if not math.isfinite(loss)})
-        c.metrics.write({**line, "skipped": "non-finite loss or gradients", "images": bad or gathered.keys})
-        c.events.note("step skipped", step=after.step, images=bad or gathered.keys)
-        c.display.say(
-            f"Step {after.step} gave a loss or gradient that is not a number and was skipped. "
-            f"{'Images with such a loss' if bad else 'Images in the batch'}: {', '.join(bad or gathered.keys)}"
-        )
-        return
+    rates = {f"lr/{g.part}": live["lr"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True)}
     numbers = {"loss": gathered.mean, "grad_norm": norm, **rates}
     c.metrics.write({**line, **numbers})
     c.display.advance(after.step, before.epoch, len(gathered.losses), gathered.mean)
     c.launch.track({**numbers, "images_per_s": c.display.images_per_s, "epoch": before.epoch}, after.step)
 
 
-def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool, limits: Limits) -> None:
-    """Sample, save and export where due. The main process's clock decides for all."""
-    last_step = progress.step >= limits.total_steps
+def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool) -> None:
+    """Sample, export and save where due. The main process's clock decides for all."""
     last, export = c.launch.from_main(c.cadence.due(progress, epoch_ended))
-    if last and not last_step:
-        c.save(progress)
-    if export and not last_step:
-        c.export(progress)
-    if c.sample is not None and (progress.step % c.samples_every == 0 or last_step):
+    if c.sample is not None and progress.step % c.samples_every == 0:
         _sample(c, progress.step)
+    if export:
+        c.export(progress)
+    if last:
+        c.save(progress)
 
 
 def _sample(c: Collaborators, step: int) -> None:
@@ -246,10 +252,10 @@ def _sample(c: Collaborators, step: int) -> None:
     c.launch.wait()
 
 
-def _bad_message(count: int, before: Progress, gathered: _Gathered) -> str:
+def _bad_message(skipped: str | None, saved: Progress, unsaved: str | None, gathered: _Gathered) -> str:
+    kept = unsaved or f"last.ckpt is from step {saved.step}, with the weights from before the first of them"
     return (
-        f"{count} steps in a row gave a loss or gradients that are not numbers, so the run was stopped. "
-        f"last.ckpt is from step {before.step}, before the first of them. "
+        f"Too many steps in a row were skipped ({skipped}), so the run was stopped. {kept}. "
         f"The last batch held {', '.join(gathered.keys)}. "
         "Look at these images, lower the learning rates, or use train.precision: fp32."
     )

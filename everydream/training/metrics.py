@@ -11,6 +11,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+from everydream.errors import DiskError
+from everydream.formats.atomic import atomic_file
+
 
 class JsonLines:
     """An append-only file of JSON objects, flushed line by line. Without a path it takes lines and drops them."""
@@ -20,9 +23,15 @@ class JsonLines:
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one object."""
-        if self._file is not None:
-            self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
+        except OSError as error:
+            raise DiskError(
+                f"{self._file.name} cannot be written ({error}), so the run was stopped. Free some space and resume it."
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -37,14 +46,16 @@ def cut_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines(): a file name in a line may hold one of Unicode's other line ends.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             if json.loads(line)["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):
             break
         kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8", newline="\n")
+    with atomic_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8", newline="\n")
 
 
 class Events(JsonLines):

@@ -1,11 +1,13 @@
 """Run folders: `runs/<project>-<timestamp>/`, marked as ours by `run.json`."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 from everydream import __version__
 from everydream.errors import ConfigError, ResumeError
+from everydream.formats.atomic import PARTIAL
 
 MARKER = "run.json"
 LAST = "last.ckpt"
@@ -40,9 +42,7 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
     A run folder may be given in place of its last.ckpt. Raises ResumeError when there is nothing there.
     """
     if resume == "auto":
-        found = [
-            folder / "checkpoints" / LAST for folder in runs_dir.glob(f"{project}-*") if (folder / MARKER).is_file()
-        ]
+        found = [run / "checkpoints" / LAST for run in _runs_of(runs_dir, project)]
         found = [path for path in found if path.is_file()]
         return max(found, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
     path = Path(resume)
@@ -60,8 +60,22 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
     return path
 
 
+def _runs_of(runs_dir: Path, project: str) -> list[Path]:
+    """Return the project's run folders: by what run.json says, for `cat-v2-...` may be of `cat-v2` or of `cat`."""
+    marked = [path for path in runs_dir.iterdir() if (path / MARKER).is_file()] if runs_dir.is_dir() else []
+    said = {path: json.loads((path / MARKER).read_text(encoding="utf-8")) for path in marked}
+    return [path for path, content in said.items() if content.get("project") == project]
+
+
 def run_of(checkpoint: Path) -> Path | None:
     """Return the run folder that a checkpoint lies in, or None if it was moved away."""
     folder = checkpoint.absolute().parent.parent
     in_place = checkpoint.absolute().parent.name == "checkpoints" and (folder / MARKER).is_file()
     return folder if in_place else None
+
+
+def tidy(run: Path) -> int:
+    """Remove what a killed process left half-written among the checkpoints; return the bytes of the whole ones."""
+    for path in (run / "checkpoints").glob(f"*{PARTIAL}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return sum(path.stat().st_size for path in (run / "checkpoints").rglob("*") if path.is_file())

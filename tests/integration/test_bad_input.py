@@ -1,6 +1,8 @@
 """What a user can get wrong: one clear message, exit code 2, no traceback."""
 
 import io
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_images, metrics_of, run_cli, train_here
+from conftest import ROOT, make_images, metrics_of, run_cli, train_here
 from PIL import Image
 
-from everydream.errors import ConfigError, DataError, DiskError, FormatError
+from everydream.errors import ConfigError, DataError, DiskError, FormatError, TrainingError
 from everydream.formats import atomic
 from everydream.formats.files import write_pickle
 
@@ -158,6 +160,76 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_is_told(
     (last,) = (tmp_path / "runs").glob("*/checkpoints/last.ckpt")
     assert read_checkpoint(last).progress.step == 2
     assert "What was saved before is still there" in capfd.readouterr().err
+
+
+def test_a_write_that_really_fails_is_told_and_the_older_checkpoint_stays(project: Project, tmp_path: Path) -> None:
+    """A limit on file sizes fails writes as a full disk does, inside the libraries and each in its own way."""
+    config = project(
+        train={"max_steps": 6}, checkpoints={"every_steps": 2, "formats": ["safetensors", "ckpt", "diffusers"]}
+    )
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 10**6,) * 2);"
+    limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limited += "from everydream.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", limited, "train", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("could not be written") >= 6
+    (run,) = (tmp_path / "runs").iterdir()
+    assert metrics_of(run)[-1]["step"] == 6
+    assert not list((run / "checkpoints").iterdir()), "nothing half-written is left"
+
+
+def test_an_export_that_fails_at_the_end_is_not_a_success(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everydream import outputs
+
+    def full(*arguments: object) -> None:
+        raise DiskError("no room")
+
+    monkeypatch.setattr(outputs.export, "export", full)
+    with pytest.raises(DiskError, match="The export at step 1 could not be written: no room"):
+        train_here(project(train={"max_steps": 1}, checkpoints={"formats": ["safetensors"]}))
+
+
+def test_auto_on_a_first_start_checks_what_training_needs(project: Project) -> None:
+    config = project(samples={"prompts": "/nowhere/prompts.txt"})
+    assert "samples.prompts" in run_cli("train", "--config", config, "--resume", "auto", check=2).stderr
+
+
+@pytest.mark.parametrize(
+    "override", ["data.sources.0.repeats=.inf", "data.sources.0.loss_scale=.nan", "data.sources.0.name=a/b"]
+)
+def test_numbers_and_names_that_cannot_be_meant(project: Project, override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=", maxsplit=1)[0].replace(".", r"\.")):
+        train_here(project(), override)
+
+
+def test_a_home_folder_is_the_home_folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = train_here(project(runs_dir="~/my runs", train={"max_steps": 1}))
+    assert run.parent == tmp_path / "my runs"
+
+
+def test_the_fp16_scaler_finding_its_scale_is_told_apart_and_bounded(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a CPU scaler in the place of the GPU's; its first scale overflows, as it may."""
+    from accelerate import Accelerator
+
+    from everydream.training import loop
+
+    def scaled(*arguments: Any, **keywords: Any) -> Accelerator:
+        accelerator = Accelerator(*arguments, **keywords)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+        return accelerator
+
+    monkeypatch.setattr("everydream.training.launch.Accelerator", scaled)
+    monkeypatch.setattr("everydream.training.launch.Launch.autocast", lambda self: torch.autocast("cpu", torch.float16))
+    run = train_here(project(train={"epochs": 6}))
+    skipped = [line.get("skipped") for line in metrics_of(run)]
+    assert skipped[0] == loop.BY_SCALER and skipped[-1] is None and set(skipped) == {loop.BY_SCALER, None}
+    monkeypatch.setattr(loop, "_MAX_UNSCALED_STEPS", 2)
+    with pytest.raises(TrainingError, match=r"Too many steps in a row were skipped \(the fp16 loss scaler"):
+        train_here(project(train={"epochs": 3}))
 
 
 def test_sampling_that_fails_is_told_and_training_goes_on(

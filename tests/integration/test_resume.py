@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, metrics_of, run_cli, train_here
@@ -44,13 +45,24 @@ def die_after(monkeypatch: pytest.MonkeyPatch, target: object, name: str, calls:
     monkeypatch.setattr(target, name, dying)
 
 
-@pytest.mark.parametrize("kill_at", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("kill_at", "train"),
+    [
+        (1, {}),
+        (6, {}),  # the last batch of the first epoch
+        (7, {"gradient_accumulation": 2}),
+        (4, {"gradient_checkpointing": False}),
+    ],
+)
 def test_killed_between_steps_and_resumed_is_the_same_to_the_bit(
-    project: Project, monkeypatch: pytest.MonkeyPatch, kill_at: int
+    project: Project, monkeypatch: pytest.MonkeyPatch, kill_at: int, train: dict[str, Any]
 ) -> None:
     """Defect 1. EMA included (defect 6: elsewhere it resumes from the plain weights)."""
     config = project(
-        checkpoints={"every_steps": 1}, ema={"decay": 0.95}, captions={"dropout": 0.3, "shuffle_tags": True}
+        checkpoints={"every_steps": 1},
+        ema={"decay": 0.95},
+        captions={"dropout": 0.3, "shuffle_tags": True},
+        train=train,
     )
     straight = train_here(config)
     with monkeypatch.context() as patch:
@@ -201,6 +213,75 @@ def test_relative_paths_are_found_again_from_another_folder(
     assert "is complete" in run_cli("train", "--resume", last, cwd=tmp_path / "elsewhere").stderr
 
 
+def test_a_stop_in_the_last_step_is_a_finished_run_with_its_export(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everydream.training import loop
+
+    original, steps = loop._advance, [0]
+
+    def advance(*args: Any) -> object:
+        steps[0] += 1
+        if steps[0] == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(loop, "_advance", advance)
+    run = train_here(project(train={"max_steps": 2}, checkpoints={"formats": ["safetensors"]}))
+    assert len(list((run / "checkpoints").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("name", ["_export", "_save"])
+def test_killed_around_the_final_export_the_resumed_run_writes_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from everydream.outputs import Writer
+
+    config = project(train={"max_steps": 3}, checkpoints={"every_steps": 2, "formats": ["safetensors"]})
+    straight = train_here(config)
+    with monkeypatch.context() as patch:
+        die_after(patch, Writer, name, 1)
+        with pytest.raises(Killed):
+            train_here(config)
+    last = find_checkpoint("auto", straight.parent, "trial")
+    assert last is not None and last.parent.parent != straight
+    resumed = train_here(config, resume=last)
+    assert digest(resumed) == digest(straight)
+    names = sorted(path.name for path in (straight / "checkpoints").iterdir())
+    assert sorted(path.name for path in (resumed / "checkpoints").iterdir()) == names and len(names) == 3
+
+
+def test_auto_takes_runs_of_the_very_project(project: Project, tmp_path: Path) -> None:
+    train_here(project(project="cat-v2", train={"max_steps": 1}))
+    runs = tmp_path / "runs"
+    assert find_checkpoint("auto", runs, "cat") is None
+    odd = train_here(project(project="my[1]", train={"max_steps": 1}))
+    assert find_checkpoint("auto", runs, "my[1]") == odd / "checkpoints" / "last.ckpt"
+
+
+def test_a_resume_needs_no_room_for_what_is_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everydream import train as module
+
+    asked: list[int] = []
+    monkeypatch.setattr(module, "require_space", lambda folder, needed, what: asked.append(needed))
+    run = train_here(project(train={"max_steps": 2}))
+    (run / "checkpoints" / "trial-e0000-s000001.partial").write_bytes(b"left by a killed process")
+    last = run / "checkpoints" / "last.ckpt"
+    size = last.stat().st_size
+    train_here(project(train={"max_steps": 3}), resume=last, allow_changes=True)
+    assert asked[0] - asked[1] == size
+    assert not list((run / "checkpoints").glob("*.partial"))
+
+
+def test_another_optimizer_starts_with_a_state_of_its_own(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    for before, after in (("adamw", "adafactor"), ("sgd", "adamw")):
+        run = train_here(project(train={"max_steps": 2}, optimizer={"name": before}))
+        config = project(train={"max_steps": 4}, optimizer={"name": after})
+        train_here(config, resume=run / "checkpoints" / "last.ckpt", allow_changes=True)
+        assert "start without optimizer state" in capfd.readouterr().err
+        assert all("skipped" not in line for line in metrics_of(run))
+
+
 def test_a_finished_run_is_left_as_it_is(project: Project) -> None:
     run = train_here(project())
     before = digest(run)
@@ -294,9 +375,9 @@ def test_metrics_are_cut_at_the_checkpoint_and_at_a_torn_line(tmp_path: Path) ->
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     cut_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-    path.write_text('{"step": 1}\n{"st')
+    path.write_text('{"step": 1, "images": ["a\u2028b"]}\n{"st', encoding="utf-8")
     cut_after(path, 9)
-    assert path.read_text() == '{"step": 1}\n'
+    assert path.read_text(encoding="utf-8") == '{"step": 1, "images": ["a\u2028b"]}\n'
 
 
 def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
@@ -319,7 +400,7 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
         return type(result)(result.loss * float("nan"), per_image, result.t_B, result.keys)
 
     monkeypatch.setattr(loop, "training_step", poisoned)
-    with pytest.raises(TrainingError, match=r"3 steps in a row.*last\.ckpt is from step 3"):
+    with pytest.raises(TrainingError, match=r"Too many steps in a row.*\(loss or.*last\.ckpt is from step 3"):
         train_here(project(train={"epochs": 3}))
     last = find_checkpoint("auto", project().parent / "runs", "trial")
     assert last is not None

@@ -20,6 +20,11 @@ from everydream.models.common.stable_diffusion import Config, Parts, build_parts
 from everydream.models.settings import is_hub_id
 
 _SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_PIPELINES = (
+    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+    "StableDiffusionDepth2ImgPipeline", "StableDiffusionControlNetPipeline",
+)  # fmt: skip
+"""Pipelines whose parts are Stable Diffusion 1's or 2's; the UNet's inputs are looked at as well."""
 _FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
 _PREDICTION_TYPE = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -28,12 +33,7 @@ def load_folder(folder: Path) -> tuple[str, Parts]:
     """Return (family name, parts) of a diffusers folder. Raises FormatError for anything but SD 1.x and 2.x."""
     index = _read_json(folder / "model_index.json")
     pipeline = index.get("_class_name")
-    if (
-        not isinstance(pipeline, str)
-        or "XL" in pipeline
-        or not pipeline.startswith("StableDiffusion")
-        or "3" in pipeline
-    ):
+    if pipeline not in _PIPELINES:
         raise FormatError(
             f"{folder} is a {pipeline}, and the families that can be trained so far are Stable Diffusion 1.x and 2.x. "
             "Point model.path at one of those."

@@ -15,14 +15,13 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from everydream.diffusion.noise import gaussian
 from everydream.diffusion.objective import OBJECTIVES, Prediction
 from everydream.diffusion.schedule import make_schedule
-from everydream.formats.files import StateDict, cast_floating
+from everydream.formats.files import StateDict, cast_floating, write_safetensors
 from everydream.models.common import layout, text_keys, tokenizer_files
 from everydream.types import Conditioning
 
@@ -111,7 +110,7 @@ class StableDiffusion:
         return core
 
     def text_layers(self) -> Sequence[nn.Module]:
-        """Return the text encoder's layers that reach the output, and the final norm as part of the last."""
+        """Return the text encoder's layers that reach the output."""
         layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
         return layers[: max(len(layers) - self.clip_skip, 0)]
 
@@ -143,9 +142,11 @@ class StableDiffusion:
         and the tools that followed it do.
         """
         ids_BL = self._tokenize(captions).to(next(self.text_encoder.parameters()).device)
+        # Without gradients there is nothing to exchange: one process may sample while the others wait.
+        text_encoder = self._call_text_encoder if torch.is_grad_enabled() else self.text_encoder
         if not self.clip_skip:
-            return Conditioning(self._call_text_encoder(ids_BL).last_hidden_state)
-        hidden = self._call_text_encoder(ids_BL, output_hidden_states=True).hidden_states
+            return Conditioning(text_encoder(ids_BL).last_hidden_state)
+        hidden = text_encoder(ids_BL, output_hidden_states=True).hidden_states
         return Conditioning(self.final_norm()(hidden[-1 - self.clip_skip]))
 
     def _tokenize(self, captions: Sequence[str]) -> torch.Tensor:
@@ -155,13 +156,10 @@ class StableDiffusion:
         ids: torch.Tensor = encoded.input_ids
         return ids
 
-    def count_tokens(self, caption: str) -> int:
-        """Return the number of tokens, begin and end included, before any cut."""
-        return len(self.tokenizer(caption, truncation=False, verbose=False).input_ids)
-
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the UNet's output."""
-        output: torch.Tensor = self._call_unet(x_BCHW, t_B, conditioning.tokens_BLD).sample
+        unet = self._call_unet if torch.is_grad_enabled() else self.unet
+        output: torch.Tensor = unet(x_BCHW, t_B, conditioning.tokens_BLD).sample
         return output
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
@@ -296,5 +294,4 @@ def _write_json(path: Path, value: Config) -> None:
 
 def _save(path: Path, state: StateDict, dtype: torch.dtype) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: tensor.cpu().contiguous() for key, tensor in cast_floating(state, dtype).items()}
-    save_file(tensors, path, {"format": "pt"})
+    write_safetensors(path, cast_floating(state, dtype))
