@@ -103,7 +103,7 @@ def inspect(
         if config is not None:
             settings = load_config(config, set_)
         else:
-            from everydream.config import apply_override  # noqa: PLC0415
+            from everydream.yaml_text import apply_override  # noqa: PLC0415
 
             raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": str(folder)}]}}
             problems = [problem for item in set_ or [] if (problem := apply_override(raw, item))]

@@ -139,6 +139,7 @@ def test_sigkill_of_the_real_process_with_workers_and_during_saves(project: Proj
     )
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    assert any(runs.glob("*/checkpoints/last.ckpt.partial")), "killed inside a save"
     last = next(runs.glob("*/checkpoints/last.ckpt"))
     first_step = read_checkpoint(last).progress.step
 
@@ -344,7 +345,11 @@ def test_switching_samples_and_saves_on_does_not_change_the_training(project: Pr
         f"s{n:06d}-grid.png" for n in (0, 2, 4)
     ]
     assert len(list((busy / "samples").glob("*-p*.png"))) == 6
-    assert any((busy / "trackers").rglob("events.out*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logged = EventAccumulator(str(next((busy / "trackers").rglob("events.out*")).parent)).Reload()
+    assert [event.value for event in logged.Scalars("loss")] == pytest.approx([x["loss"] for x in metrics_of(busy)])
+    assert [event.step for event in logged.Images("samples")] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("setting", ["data.workers=2", "train.gradient_checkpointing=true"])
@@ -414,6 +419,30 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
         for line in lines
         if "skipped" in line
     )
+
+
+def test_a_second_ctrl_c_leaves_at_once(project: Project, tmp_path: Path) -> None:
+    """Here in the middle of a sampling that would take an hour, which the first one waits for."""
+    config = project(samples={"every_steps": 1, "steps": 1000, "width": 512, "height": 512}, data={"workers": 1})
+    process = start("--config", config)
+    wait_for(lambda: any((tmp_path / "runs").glob("*/events.jsonl")), process)
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None, "the first waits for what is under way"
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+
+
+def test_verify_resume_finds_a_difference(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another seed behind its back for the resumed half."""
+    from everydream import verify
+
+    original = verify._run
+    monkeypatch.setattr(verify, "_run", lambda a: original([*a, "seed=7", "--allow-changes"] if "--resume" in a else a))
+    with pytest.raises(TrainingError, match="Not the same bits after 6 steps"):
+        verify.verify(project(), [], 6)
 
 
 def test_verify_resume_proves_it(project: Project) -> None:
