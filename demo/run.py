@@ -91,7 +91,10 @@ def main() -> None:
     )
     if forgetting:
         newest = _newest_run("demo")
-        if newest is not None:
+        if newest is None:
+            print("There is no run of `make demo` yet, so the comparison will lack its column.\n", flush=True)
+        else:
+            print(f"Comparing with the newest run of `make demo`: {newest}\n", flush=True)
             columns[WITH] = pictures(export_of(newest))
         columns[WITHOUT] = pictures(export_of(train("configs/demo_forgetting.yaml")))
     else:

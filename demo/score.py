@@ -22,7 +22,7 @@ _BATCH = 48
 _ROWS = 8
 _CELL_PX = 96
 _FRAME_PX = 3
-_LABEL_PX = 270
+_LABEL_PX = 300
 _HEAD_PX = 26
 _GAP_PX = 30
 _RIGHT, _WRONG = (30, 140, 60), (200, 40, 40)
@@ -108,7 +108,13 @@ def sample(
 
 def load(folder: Path | str) -> Any:
     """Return diffusers' pipeline for a folder, in fp32 and silent."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: PLC0415 (seconds to import)
+    import transformers  # noqa: PLC0415 (seconds to import)
+
+    transformers.logging.set_verbosity_error()  # or it tells what it falls back to without torchvision, unused here
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, logging  # noqa: PLC0415
+
+    logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()
 
     pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, requires_safety_checker=False)
     pipeline.text_encoder.float()  # transformers 5 keeps the precision of the file, diffusers does not.
@@ -171,5 +177,8 @@ def _rows_to_show(expected: Sequence[Subject]) -> list[int]:
 def _framed(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     side_px = _CELL_PX + 2 * _FRAME_PX
     framed = Image.new("RGB", (side_px, side_px), colour)
-    framed.paste(image.resize((_CELL_PX, _CELL_PX), Image.Resampling.BICUBIC), (_FRAME_PX, _FRAME_PX))
+    inner_px = _CELL_PX - 4
+    # A white line between frame and picture, which may be of the frame's colour.
+    framed.paste("white", (_FRAME_PX, _FRAME_PX, _FRAME_PX + _CELL_PX, _FRAME_PX + _CELL_PX))
+    framed.paste(image.resize((inner_px, inner_px), Image.Resampling.BICUBIC), (_FRAME_PX + 2, _FRAME_PX + 2))
     return framed

@@ -1,4 +1,4 @@
-"""`everydream ...`: the commands, each a thin shell around a room."""
+"""Fine-tune Stable Diffusion on folders of captioned images, see beforehand what it will do, and resume exactly."""
 
 import json
 import os
@@ -30,7 +30,8 @@ def _told(debug: bool) -> Iterator[None]:
     except EveryDreamError as error:
         if debug:
             raise
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+            print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         print("\nStopped before training began; nothing had to be saved.", file=sys.stderr, flush=True)
@@ -83,11 +84,10 @@ def train(
 
 @app.command()
 def inspect(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of images, in place of --config.")] = None,
-    config: ConfigOption = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting over the YAML's: data.resolution=768")
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="A folder of images, in place of --config; settings: data.resolution=768")
     ] = None,
+    config: ConfigOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -97,16 +97,17 @@ def inspect(
         from everydream.data.scan import require_usable  # noqa: PLC0415
         from everydream.plan import plan_run  # noqa: PLC0415
         from everydream.report import describe_inspection, inspect_report  # noqa: PLC0415
+        from everydream.yaml_text import apply_override  # noqa: PLC0415
 
-        if (folder is None) == (config is None):
+        folders = [item for item in arguments or [] if "=" not in item or Path(item).exists()]
+        overrides = [item for item in arguments or [] if item not in folders]
+        if len(folders) != (config is None):
             raise ConfigError("Say what to inspect: a folder of images, or --config project.yaml (one of them).")
         if config is not None:
-            settings = load_config(config, set_)
+            settings = load_config(config, overrides)
         else:
-            from everydream.yaml_text import apply_override  # noqa: PLC0415
-
-            raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": str(folder)}]}}
-            problems = [problem for item in set_ or [] if (problem := apply_override(raw, item))]
+            raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": folders[0]}]}}
+            problems = [problem for item in overrides if (problem := apply_override(raw, item))]
             settings = resolve(raw, Path("inspect"), problems)
         planned = plan_run(settings, check=False)
         from everydream.models.common.tokenizer_files import token_counter  # noqa: PLC0415
@@ -146,13 +147,26 @@ def verify_resume(
 
         if config is None:
             raise ConfigError("Say which config to prove it for: everydream verify-resume --config project.yaml")
+        print(
+            f"Training {steps} steps straight, then {steps} killed half-way and resumed ...",
+            file=sys.stderr,
+            flush=True,
+        )
         print(verify(config, overrides or [], steps))
 
 
-@app.command()
-def version() -> None:
-    """Print the version."""
-    print(__version__)
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -140,6 +140,8 @@ def _describe(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         known = _fields_at(place[:-1])
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        elsewhere = [path for path in _all_keys() if path.rpartition(".")[2] == place[-1]]
+        near = near or elsewhere[:1]
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
         return f"{key}: unknown key; {hint}"
     if item["type"] == "missing":
@@ -177,6 +179,15 @@ def settings_in(annotation: Any) -> type[BaseModel] | None:
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     model = _model_at(place)
     return list(model.model_fields) if model is not None else []
+
+
+def _all_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Return every key path there is."""
+    paths = []
+    for name, field in model.model_fields.items():
+        inner = settings_in(field.annotation)
+        paths += [f"{prefix}{name}"] if inner is None else _all_keys(inner, f"{prefix}{name}.")
+    return paths
 
 
 def _docs_at(place: tuple[int | str, ...]) -> str:
@@ -228,7 +239,7 @@ def _cross_checks(config: RunConfig) -> list[str]:
         )
     if "wandb" in config.trackers and not _importable("wandb"):
         problems.append(
-            'trackers: wandb is not installed; pip install "everydream[wandb]" -c constraints.txt, or take it out.'
+            'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
         )
     return problems
 

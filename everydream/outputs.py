@@ -101,6 +101,7 @@ class Writer:
             scaler=self.launch.scaler_state(),
             progress=progress,
             facts=self.facts,
+            machine=self.launch.machine(),
         )
         self.events.note("saved", step=progress.step)
 
@@ -149,7 +150,8 @@ class Sampler:
         self._write(step, prompts, rows)
 
     def _sampled(self, prompts: Sequence[str], guidance: float) -> list[NDArray[np.uint8]]:
-        settings, resolution = self.config.samples, self.config.data.resolution
+        settings, latent_px = self.config.samples, self.writer.trainee.family.spatial_factor
+        resolution = max(self.config.data.resolution // latent_px, 1) * latent_px
         images: list[NDArray[np.uint8]] = []
         for first in range(0, len(prompts), settings.batch_size):
             part = prompts[first : first + settings.batch_size]

@@ -1,7 +1,8 @@
 """docs/configuration.md, generated from the settings classes: one line per key, with its default."""
 
 import json
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -29,13 +30,28 @@ def _section(prefix: str, model: type[BaseModel]) -> list[str]:
     for name, field in model.model_fields.items():
         inner = settings_in(field.annotation)
         if inner is None:
-            plain.append(f"| `{name}` | {_default(field)} | {field.description} |\n")
+            plain.append(f"| `{name}` | {_kind(field.annotation)} | {_default(field)} | {field.description} |\n")
         else:
             is_list = "list" in str(field.annotation)
             key = f"{prefix}{name}{'[]' if is_list else ''}"
             nested += [f"\n## `{key}`\n\n{(inner.__doc__ or '').strip()}\n", *_section(f"{key}.", inner)]
-    table = ["\n| key | default | meaning |\n|---|---|---|\n", *plain] if plain else []
+    table = ["\n| key | value | default | meaning |\n|---|---|---|---|\n", *plain] if plain else []
     return [*table, *nested]
+
+
+def _kind(annotation: Any) -> str:
+    """Return what a key takes, in words: a type, or the choices."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if origin is list:
+        return f"list of {_kind(arguments[0])}"
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(argument) for argument in arguments)
+    words = {str: "text", int: "whole number", float: "number", bool: "true, false", type(None): "null"}
+    return words[annotation]
 
 
 def _default(field: Any) -> str:

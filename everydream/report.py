@@ -73,7 +73,8 @@ def describe_epochs(planned: Planned) -> list[str]:
     train, plan = planned.config.train, planned.epoch(0)
     sizes = np.diff(plan.batch_offsets)
     left_over = int((sizes < train.batch_size).sum())
-    first, total = planned.steps_per_epoch[0] if planned.steps_per_epoch else 0, planned.total_steps
+    least, most, total = min(planned.steps_per_epoch), max(planned.steps_per_epoch), planned.total_steps
+    steps = f"{least}" if least == most else f"{least} to {most}"
     bound = f", bounded by max_steps {train.max_steps}" if train.max_steps and total == train.max_steps else ""
     return [
         f"{len(plan.record_K)} draws an epoch in {plan.num_batches} batches of {train.batch_size}"
@@ -82,12 +83,12 @@ def describe_epochs(planned: Planned) -> list[str]:
             if left_over
             else ""
         ),
-        f"{first} steps an epoch (accumulation {train.gradient_accumulation}), {train.epochs} epochs, "
+        f"{steps} steps an epoch (accumulation {train.gradient_accumulation}), {train.epochs} epochs, "
         f"{total} steps in all{bound}",
     ]
 
 
-def describe_plan(planned: Planned, trainee: Trainee) -> str:
+def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
     """Return the plan of a run, printed before it starts."""
     sizes = size_report(planned.config, trainee)
     parts = ", ".join(
@@ -96,6 +97,7 @@ def describe_plan(planned: Planned, trainee: Trainee) -> str:
     family = trainee.family
     rows = [
         ("Model", [f"{family.name}, predicts {family.objective.prediction}; trains {parts}"]),
+        ("Processes", [processes]),
         ("Sources", describe_sources(planned)),
         ("Buckets", describe_buckets(planned)),
         ("Epochs", describe_epochs(planned)),
@@ -129,7 +131,12 @@ def describe_end(run: Path, progress: Progress, total_steps: int, ended_by: int 
             f"Stopped by {name} after step {progress.step} of {total_steps}; everything is saved. Go on with:\n"
             f"  python train.py --resume {last}"
         )
-    return f"Finished: {progress.step} steps, {progress.images_seen} images seen.\nModel and state: {last}"
+    exports = sorted(
+        path for path in last.parent.iterdir() if path.name != LAST and f"-s{progress.step:06d}" in path.name
+    )
+    lines = [f"Finished: {progress.step} steps, {progress.images_seen} images seen.", f"Model and state: {last}"]
+    lines += [f"For other tools: {path}" for path in exports]
+    return "\n".join(lines + ([f"Samples:         {run / 'samples'}"] if (run / "samples").is_dir() else []))
 
 
 def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict[str, Any]:
@@ -230,7 +237,7 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
         ("Sources", describe_sources(planned)),
         ("Captions", [f"{len(captions)} different ones; the most frequent:", *common]),
         ("Buckets", describe_buckets(planned)),
-        ("Draws", [f"{number} images are drawn {times} times an epoch" for times, number in sorted(draws.items())]),
+        ("Draws", [f"{number} drawn {times} times an epoch" for times, number in sorted(draws.items())]),
         ("Epochs", describe_epochs(planned)),
         ("Unusual", unusual or ["nothing"]),
         ("Rejected", describe_rejected(planned) or ["nothing"]),

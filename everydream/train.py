@@ -46,7 +46,10 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     with display.counting("Checking images") as counter:
         planned = plan_run(config, counter)
     facts = state.Facts.of(config.plain(), planned.index)
-    changed = state.require_same(checkpoint, facts, allow_changes) if checkpoint is not None else []
+    changed: list[str] = []
+    if checkpoint is not None:
+        changed += state.require_same(checkpoint, facts, allow_changes)
+        changed += state.rounding_notes(checkpoint, launch.machine())
     if checkpoint is not None and progress.step >= planned.total_steps:
         display.say(f"{resume} is complete: {progress.step} of {planned.total_steps} steps are done. Nothing to do.")
         return runs.run_of(checkpoint.path) or checkpoint.path.parent, None
@@ -54,11 +57,13 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     trainee = prepare(config, launch, planned, checkpoint, changed)
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
-    display.say(describe_plan(planned, trainee))
+    display.say(describe_plan(planned, trainee, launch.describe(limits(planned).images_per_step)))
     for line in changed:
         display.say(f"Changed since the checkpoint: {line}")
     run = launch.from_main(open_run(config, resume, progress, trainee) if launch.is_main else Path())
     display.say(f"Run folder: {run}")
+    if resume is not None:
+        display.say(f"Going on after step {progress.step} of {planned.total_steps}, epoch {progress.epoch + 1}.")
 
     only_main = run if launch.is_main else None
     launch.start_trackers(run / "trackers", config.project, state.flatten(config.plain()))
@@ -68,6 +73,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         StopRequest() as stop,
         display.training(planned.total_steps, progress.step, config.train.epochs),
     ):
+        events.note("started" if resume is None else "resumed", step=progress.step)
         for rejection in planned.index.rejected:
             source = planned.index.names[rejection.source]
             events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)

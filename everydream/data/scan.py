@@ -66,6 +66,11 @@ def require_usable(index: Index, strict: bool = False) -> None:
         removed = len(index.rejected) - len(unwanted)
         hint = f" ({removed} were taken out by multiply 0)" if removed else ""
         raise DataError(f"No usable image in {', '.join(index.roots)}{hint}.{_listing(index, unwanted)}")
+    empty = [n for n in range(len(index.names)) if not (index.source_N == n).any()]
+    # Left out by multiply 0 is left out on purpose; nothing usable in a source that was asked for is a mistake.
+    removed_from = {item.source for item in index.rejected if item.reason.startswith(REMOVED)}
+    if without := [f"data.sources.{n}: no usable image in {index.roots[n]}" for n in empty if n not in removed_from]:
+        raise DataError("\n".join(without) + f"\nPut images there or take the source out.{_listing(index, unwanted)}")
     if strict and unwanted:
         raise DataError(
             f"{len(unwanted)} of {len(index) + len(index.rejected)} images cannot be used, and data.strict is on: "
@@ -104,7 +109,7 @@ def _list_sources(data: DataSettings, captions: CaptionSettings) -> list[Candida
             found += [] if problem else list_source(number, source, captions, data.flip_p)
         except BadText as error:
             problem = str(error)
-        problems += [f"data.sources[{number}]: {problem}"] if problem else []
+        problems += [f"data.sources.{number}: {problem}"] if problem else []
     if problems:
         raise DataError("Sources that cannot be read:\n  " + "\n  ".join(problems))
     return found

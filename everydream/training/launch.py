@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     DistributedType,
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -40,10 +39,6 @@ class Launch:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.accelerator = Accelerator(
-            kwargs_handlers=[
-                # The networks' buffers are constants; exchanging them makes every call one that all must take part in.
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-            ],
             # The loop accumulates by itself; left to the environment, accelerate would divide by a number of its own.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             # Said outright, or accelerate does not look for other processes on a machine without an accelerator.
@@ -81,6 +76,15 @@ class Launch:
         """Where this process computes."""
         device: torch.device = self.accelerator.device
         return device
+
+    def describe(self, images_per_step: int) -> str:
+        """Return who computes, for the plan."""
+        threads = f", {torch.get_num_threads()} threads each" if self.device.type == "cpu" else ""
+        return f"{self.world} ({self.device.type}{threads}), together {images_per_step} images a step"
+
+    def machine(self) -> dict[str, int]:
+        """Return what makes the same run round otherwise."""
+        return {"processes": self.world, "threads": torch.get_num_threads()}
 
     def default_workers(self) -> int:
         """Return how many processes decode for this one: its share of this machine's cores, less its own, at most 8."""

@@ -34,7 +34,7 @@ class OptimizerSettings(Settings):
     """The optimizer."""
 
     name: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
-    """PyTorch's own."""
+    """PyTorch's own optimizer of this name."""
     lr: Annotated[float, Field(ge=0.0)] | None = None
     """One peak learning rate for every part, over unet.lr and text_encoder.lr; null: each part's own."""
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]

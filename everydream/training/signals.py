@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, a second Ctrl-C leaves at once."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
@@ -22,5 +23,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        message = "\nStopping after this step; it is being saved. Once more to stop at once, without saving.\n"
+        os.write(2, message.encode())  # not print: a handler may interrupt a print
         # The system's own handler: the next Ctrl-C ends the process whatever it is doing.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

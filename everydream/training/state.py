@@ -55,6 +55,8 @@ class Checkpoint:
     scaler: dict[str, Any]
     progress: Progress
     facts: Facts
+    machine: dict[str, int]
+    """Numbers of processes and threads; with others the same run rounds otherwise."""
 
 
 def save_checkpoint(
@@ -66,12 +68,14 @@ def save_checkpoint(
     scaler: Mapping[str, Any],
     progress: Progress,
     facts: Facts,
+    machine: Mapping[str, int],
 ) -> None:
     """Write last.ckpt; the previous one stays until the new one is whole."""
     ours = {
         "version": VERSION,
         "model": family.description(),
         "progress": asdict(progress),
+        "machine": dict(machine),
         "scaler": dict(scaler),
         "config": json.dumps(facts.config, sort_keys=True),
         "image_keys": json.dumps(list(facts.images)),
@@ -111,6 +115,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ema=contents["ema"],
         scaler=ours["scaler"],
         progress=Progress(**ours["progress"]),
+        machine=ours["machine"],
         facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
     )
 
@@ -162,6 +167,16 @@ def require_same(checkpoint: Checkpoint, now: Facts, allow_changes: bool) -> lis
             f"uninterrupted run gives:\n{listed}\nPut them back, or go on regardless with --allow-changes."
         )
     return found
+
+
+def rounding_notes(checkpoint: Checkpoint, machine: Mapping[str, int]) -> list[str]:
+    """Return a line for each number of processes or threads that is not what it was."""
+    return [
+        f"{name}: the run had {was}, now {machine[name]}; it goes on with the same images and noise, "
+        "and numbers that agree to rounding, not to the bit"
+        for name, was in checkpoint.machine.items()
+        if machine[name] != was
+    ]
 
 
 def _is_free(key: str) -> bool:

@@ -72,7 +72,7 @@ def test_a_phone_picture_without_the_plug_in_is_rejected_with_the_hint(tmp_path:
 
 def test_a_folder_needs_no_config_and_no_model(tmp_path: Path) -> None:
     make_images(tmp_path / "some pictures", 3)
-    done = run_cli("inspect", tmp_path / "some pictures", "--set", "data.resolution=256", "--set", "train.batch_size=2")
+    done = run_cli("inspect", tmp_path / "some pictures", "data.resolution=256", "train.batch_size=2")
     assert "3 images usable, 0 rejected" in done.stdout and "256x256" in done.stdout
     assert "one of them" in run_cli("inspect", check=2).stderr
 
