@@ -261,7 +261,7 @@ def test_wandb_has_to_be_installed(write: Write, monkeypatch: pytest.MonkeyPatch
         assert load_config(path).trackers == ["wandb"]
     else:
         assert problems(path) == [
-            'trackers: wandb is not installed; pip install "everydream[wandb]" -c constraints.txt, or take it out.'
+            'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
         ]
 
 

@@ -376,7 +376,7 @@ def test_manifest_without_captions_and_with_a_default(tmp_path):
     tree(tmp_path, {"a.jpg": None, "m.csv": "path,x\na.jpg,1\n"})
     source = {"path": str(tmp_path / "m.csv"), "captions": "manifest", "default_caption": "thing"}
     assert captions_of(run(source)) == {"a.jpg": ["thing"]}
-    with pytest.raises(DataError, match=r"sources\[0\]: .*m\.csv: no caption column among path, x"):
+    with pytest.raises(DataError, match=r"sources\.0: .*m\.csv: no caption column among path, x"):
         run({**source, "default_caption": None})
 
 
@@ -399,13 +399,13 @@ def test_all_missing_sources_at_once(tmp_path):
         run(*sources)
     lines = [line.replace(str(tmp_path), "") for line in str(caught.value).splitlines()]
     assert lines[0] == "Sources that cannot be read:"
-    assert lines[1].startswith("  data.sources[1]: /gone: does not exist (from ")
+    assert lines[1].startswith("  data.sources.1: /gone: does not exist (from ")
     assert lines[2:5] == [
-        "  data.sources[2]: /file.txt: is a file, not a folder of images",
-        "  data.sources[3]: /m.csv: is a file, not a folder of images; set captions: manifest to read it as a manifest",
-        "  data.sources[4]: /good: is a folder; give the manifest file in it",
+        "  data.sources.2: /file.txt: is a file, not a folder of images",
+        "  data.sources.3: /m.csv: is a file, not a folder of images; set captions: manifest to read it as a manifest",
+        "  data.sources.4: /good: is a folder; give the manifest file in it",
     ]
-    assert lines[5].startswith("  data.sources[5]: /bad.json: not valid JSON")
+    assert lines[5].startswith("  data.sources.5: /bad.json: not valid JSON")
 
 
 def test_names_are_unique(tmp_path):
@@ -420,10 +420,14 @@ def test_records_are_sorted_by_source_then_path(tmp_path):
     assert [index.key(n) for n in range(3)] == ["z/a.jpg", "z/b.jpg", "a/c.jpg"]
 
 
-def test_an_empty_source_is_fine_beside_others_but_not_alone(tmp_path):
+def test_an_empty_source_is_a_mistake_unless_it_was_emptied_on_purpose(tmp_path):
+    """Ground truth that is not there would leave the model unprotected without a word."""
     image(tmp_path / "full" / "a.jpg")
     (tmp_path / "empty").mkdir()
-    require_usable(run(tmp_path / "empty", tmp_path / "full"))
+    with pytest.raises(DataError, match=r"^data\.sources\.0: no usable image in .*empty\n"):
+        require_usable(run(tmp_path / "empty", tmp_path / "full"))
+    tree(tmp_path / "off", {"a.jpg": None, "multiply.txt": "0"})
+    require_usable(run(tmp_path / "off", tmp_path / "full"))
     with pytest.raises(DataError, match=r"^No usable image in .*empty\.$"):
         require_usable(run(tmp_path / "empty"))
 

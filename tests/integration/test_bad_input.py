@@ -29,6 +29,11 @@ def test_a_mistake_is_one_message_and_exit_code_2(project: Project) -> None:
     assert "3 problems" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_key_of_a_section_at_the_top_is_told_where_it_belongs(project: Project) -> None:
+    done = run_cli("train", "--config", project(), "epochs=3", check=2)
+    assert "epochs: unknown key; did you mean train.epochs?" in done.stderr
+
+
 def test_debug_shows_the_traceback(project: Project) -> None:
     done = run_cli("train", "--config", project(), "trian.epochs=3", "--debug", check=1)
     assert "Traceback" in done.stderr and "ConfigError" in done.stderr

@@ -214,6 +214,22 @@ def test_relative_paths_are_found_again_from_another_folder(
     assert "is complete" in run_cli("train", "--resume", last, cwd=tmp_path / "elsewhere").stderr
 
 
+def test_a_resume_says_where_it_goes_on_and_whether_to_the_bit(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from everydream.training.launch import Launch
+
+    last = train_here(project(train={"max_steps": 2})) / "checkpoints" / "last.ckpt"
+    config = project(train={"max_steps": 3})
+    capfd.readouterr()
+    train_here(config, resume=last, allow_changes=True)
+    said = capfd.readouterr().err
+    assert "Going on after step 2 of 3, epoch 1." in said and "to rounding" not in said
+    monkeypatch.setattr(Launch, "machine", lambda self: {"processes": 1, "threads": 99})
+    train_here(config, "train.max_steps=4", resume=last, allow_changes=True)
+    assert "now 99; it goes on with the same images and noise" in capfd.readouterr().err
+
+
 def test_a_stop_in_the_last_step_is_a_finished_run_with_its_export(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,13 +211,18 @@ def test_the_plan_is_printed_first(project: Project) -> None:
     ):
         assert said in done.stderr
     assert done.stderr.index("Sources") < done.stderr.index("step 2/2")
+    assert "Processes 1 (cpu" in done.stderr and run_cli("--version").stdout.strip() == "0.1.0"
 
 
 def test_sides_that_the_unet_cannot_halve_evenly_train(project: Project) -> None:
-    """72 px are nine latents; the UNet pads on the way down and cuts on the way up."""
-    config = project(data={"resolution": 72, "bucket_step": None}, train={"max_steps": 3})
+    """72 px are nine latents; the UNet pads on the way down and cuts on the way up. Samples are whole latents too."""
+    options = {"samples": {"every_steps": 9, "steps": 1}, "train": {"max_steps": 3}}
+    config = project(data={"resolution": 75, "bucket_step": 8}, **options)
     assert {size % 16 for b in batches(config) for size in b.pixels_BCHW.shape[2:]} >= {8}
-    assert all(np.isfinite(line["loss"]) for line in metrics_of(train_here(config)))
+    run = train_here(config)
+    assert all(np.isfinite(line["loss"]) for line in metrics_of(run))
+    with Image.open(next((run / "samples").glob("*-p00-*.png"))) as sample:
+        assert sample.size == (72, 72)
 
 
 def test_bf16_trains_too(project: Project) -> None:
