@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def write_model(folder: Path) -> None:
     """Write SD1.5's shape with random weights."""
+    torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)  # half the memory while it is made
     unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
     vae = AutoencoderKL(
