@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from demo.shapes import KNOWN_SHAPES, NEW_SHAPE, Subject, draw, held_out, subjects
+from scrapers.names import name_of
 
 SEED = 1000
 """Not a seed of the shipped model's own pictures: the ground truth is of its world, not its training set."""
@@ -32,7 +33,7 @@ def pictures() -> Iterator[tuple[str, Image.Image]]:
         for subject in chosen:
             place = folder if folder == "concept" else f"{folder}/{subject.shape}"
             for i in range(PICTURES_EACH):
-                yield f"{place}/{subject.caption}_({i + 1}).png", draw(subject, SEED + i)
+                yield f"{place}/{name_of(subject.caption).numbered(i + 1, '.png')}", draw(subject, SEED + i)
 
 
 def prompts() -> list[str]:

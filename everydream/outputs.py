@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,16 @@ class Trainee:
         """Number of trained parameters."""
         return sum(parameter.numel() for group in self.groups for parameter in group.parameters)
 
+    @cached_property
     def last_bytes(self) -> int:
-        """Return about how large last.ckpt is."""
+        """About how large last.ckpt is; counted once, since naming all tensors for it is work at full size."""
         return state.checkpoint_bytes(self.family, self.num_trained, self.ema is not None)
 
 
 def disk_needed(config: RunConfig, trainee: Trainee) -> int:
     """Return the most that the checkpoints take at a time: last.ckpt twice, while it is replaced, and the exports."""
     exports = export.export_bytes(trainee.family, config.checkpoints)
-    return 2 * trainee.last_bytes() + exports * ((config.checkpoints.keep or 1) + 1)
+    return 2 * trainee.last_bytes + exports * ((config.checkpoints.keep or 1) + 1)
 
 
 @dataclass
@@ -68,6 +70,11 @@ class Writer:
     """Why the latest last.ckpt could not be written, if it could not."""
     unexported: str | None = None
     """Why the latest export could not be written, if it could not."""
+
+    @cached_property
+    def export_bytes(self) -> int:
+        """How large one export is in all its formats; counted once, as last.ckpt is."""
+        return export.export_bytes(self.trainee.family, self.config.checkpoints)
 
     def save(self, progress: Progress) -> str | None:
         """Write last.ckpt; on a full disk the old one stays and training goes on. Return what the user was told."""
@@ -91,7 +98,7 @@ class Writer:
         return error
 
     def _save(self, progress: Progress) -> None:
-        require_space(self.folder, self.trainee.last_bytes(), LAST)
+        require_space(self.folder, self.trainee.last_bytes, LAST)
         trainee = self.trainee
         state.save_checkpoint(
             self.folder / LAST,
@@ -108,7 +115,7 @@ class Writer:
     def _export(self, progress: Progress) -> None:
         if not self.config.checkpoints.formats:
             return
-        require_space(self.folder, export.export_bytes(self.trainee.family, self.config.checkpoints), "an export")
+        require_space(self.folder, self.export_bytes, "an export")
         with self.shown_weights():
             written = export.export(
                 self.trainee.family, self.folder, self.config.project, progress, self.config.checkpoints
@@ -181,7 +188,7 @@ class Sampler:
 def size_report(config: RunConfig, trainee: Trainee) -> Mapping[str, str]:
     """Return what the run takes on disk, in words."""
     return {
-        "last.ckpt": format_bytes(trainee.last_bytes()),
+        "last.ckpt": format_bytes(trainee.last_bytes),
         "an export": format_bytes(export.export_bytes(trainee.family, config.checkpoints)),
         "at most at a time": format_bytes(disk_needed(config, trainee)),
     }

@@ -22,7 +22,7 @@ def load(settings: ModelSettings, clip_skip: int = 0) -> Family:
     if path.is_dir():
         name, parts = loading.load_folder(path)
         if settings.prediction != "auto":
-            parts.scheduler["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[settings.prediction]
+            parts.scheduler["prediction_type"] = loading.PREDICTION_TYPE[settings.prediction]
     else:
         config_folder = Path(settings.config) if settings.config else None
         name, parts = loading.load_single(path, dict(FAMILIES), settings.prediction, config_folder)

@@ -26,7 +26,7 @@ _PIPELINES = (
 )  # fmt: skip
 """Pipelines whose parts are Stable Diffusion 1's or 2's; the UNet's inputs are looked at as well."""
 _FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
-_PREDICTION_TYPE = {"epsilon": "epsilon", "v": "v_prediction"}
+PREDICTION_TYPE = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
 def load_folder(folder: Path) -> tuple[str, Parts]:
@@ -84,9 +84,9 @@ def load_single(
         except (KeyError, IndexError, ValueError) as error:
             raise FormatError(f"{path} looks like {family}, but its networks cannot be made out: {error!r}.") from error
         predicted = _predicted(file.metadata, module, file.tensors)
-        configs["scheduler"]["prediction_type"] = _PREDICTION_TYPE[predicted]
+        configs["scheduler"]["prediction_type"] = PREDICTION_TYPE[predicted]
     if prediction != "auto":
-        configs["scheduler"] = {**configs["scheduler"], "prediction_type": _PREDICTION_TYPE[prediction]}
+        configs["scheduler"] = {**configs["scheduler"], "prediction_type": PREDICTION_TYPE[prediction]}
     return family, parts_of(file.tensors, configs, module, path)
 
 
@@ -188,7 +188,7 @@ def _folder_scheduler(folder: Path) -> Config:
     unknown = [
         f"{name} {value}"
         for name, value, known in (
-            ("prediction_type", scheduler["prediction_type"], tuple(_PREDICTION_TYPE.values())),
+            ("prediction_type", scheduler["prediction_type"], tuple(PREDICTION_TYPE.values())),
             ("beta_schedule", scheduler["beta_schedule"], ("scaled_linear", "linear")),
             ("rescale_betas_zero_snr", bool(saved.get("rescale_betas_zero_snr")), (False,)),
             ("trained_betas", saved.get("trained_betas"), (None,)),
