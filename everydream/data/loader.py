@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from everydream.data.buckets import Buckets
 from everydream.data.captions import draw_caption
-from everydream.data.images import BadImage, decode, fit
+from everydream.data.fitting import fit
 from everydream.data.plan import Piece
 from everydream.data.settings import DataSettings
 from everydream.seeding import derive
 from everydream.types import Batch, Crop, EpochPlan, Index, Rejection, Sample
+from pictures.decode import BadImage, decode
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from everydream.data.images import BadImage, Probe, decode, probe, promised_formats
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.sources import REMOVED, Candidate, list_source, show, source_problem, source_root
 from everydream.data.texts import BadText
 from everydream.errors import DataError
 from everydream.types import Index, Rejection
+from pictures.decode import BadImage, Probe, decode, probe, promised_formats
 
 AUTO_FULL_IMAGES = 2000
 """Up to this many images `check: auto` decodes all of them: about a minute on a few cores."""

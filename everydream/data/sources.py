@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from everydream.data.captions import Caption, Siblings, index_siblings, lint, read_caption
 from everydream.data.folders import FolderSettings, Resolved, resolve
-from everydream.data.images import image_extensions
 from everydream.data.manifests import SUFFIXES, Row, read_manifest
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.texts import BadText, normalise
 from everydream.types import Rejection
+from pictures.decode import image_extensions
 
 
 @dataclass(frozen=True)

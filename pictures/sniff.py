@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-_HEAD_BYTES = 512
+HEAD_BYTES = 512
+"""How much of a file is looked at."""
 
 # Contents by their first bytes: (offset, bytes, what it is, whether it is a format that we open).
 _MAGIC = (
@@ -42,19 +43,14 @@ _MAGIC = (
 )
 
 
-def describe(path: Path, error: Exception) -> str:
-    """Return the reason why `path` could not be opened or decoded, given what was raised."""
+def describe(head: bytes, error: Exception, path: Path | None = None) -> str:
+    """Return the reason why a file could not be opened or decoded, given its first bytes and what was raised."""
     if isinstance(error, MemoryError):
-        return "not enough memory to decode it; make it smaller or lower data.max_megapixels"
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as unreadable:
-        return f"cannot be read: {unreadable.strerror or unreadable}"
+        return "not enough memory to decode it; make it smaller or lower max_megapixels"
     what, is_ours = content(head)
     if not is_ours:
         return f"not an image: {what}" if what.startswith(("a ", "an ")) else f"content is {what}"
-    return _damage(what, " ".join(str(error).split()).replace(str(path), path.name), error)
+    return _damage(what, " ".join(str(error).split()).replace(str(path or ""), path.name if path else ""), error)
 
 
 def _damage(what: str, message: str, error: Exception) -> str:
