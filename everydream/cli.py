@@ -12,8 +12,11 @@ import typer
 
 from everydream import __version__
 from everydream.errors import ConfigError, EveryDreamError
+from scrapers.cli import app as scrape_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+# The one place where the two packages meet: a command of this line that the scraper brings with it.
+app.add_typer(scrape_app, name="scrape")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The project's YAML file.")]
 Overrides = Annotated[
@@ -95,6 +98,7 @@ def inspect(
     with _told(debug):
         from everydream.config import load_config, resolve  # noqa: PLC0415
         from everydream.data.scan import require_usable  # noqa: PLC0415
+        from everydream.evaluation.heldout import require_enough  # noqa: PLC0415
         from everydream.plan import plan_run  # noqa: PLC0415
         from everydream.report import describe_inspection, inspect_report  # noqa: PLC0415
         from everydream.yaml_text import apply_override  # noqa: PLC0415
@@ -119,6 +123,7 @@ def inspect(
             json_file.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
             print(f"Report written to {json_file}")
         require_usable(planned.index, settings.data.strict)
+        require_enough(planned.index, settings.data.sources, settings.preservation)
 
 
 @app.command()

@@ -46,6 +46,10 @@ class BadImage(Exception):  # noqa: N818 - a finding about a file that the scan 
     """An image that cannot be used; the message is the reason, in plain English and without the path."""
 
 
+class TooLarge(BadImage):
+    """An image of more pixels than are allowed; it was not decoded."""
+
+
 class Probe(NamedTuple):
     """What the header says, after orientation."""
 
@@ -130,7 +134,7 @@ def _check_size(size: tuple[int, int], max_megapixels: float | None) -> None:
     if width < 1 or height < 1:
         raise BadImage(f"damaged: its size is {width} x {height}")
     if max_megapixels is not None and width * height > max_megapixels * 1e6:
-        raise BadImage(f"too large: {width} x {height} = {width * height / 1e6:,.0f} megapixels, "
+        raise TooLarge(f"too large: {width} x {height} = {width * height / 1e6:,.0f} megapixels, "
                        f"the limit is {max_megapixels:g} (max_megapixels)")  # fmt: skip
 
 

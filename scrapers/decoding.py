@@ -1,0 +1,88 @@
+"""The processes in which images are decoded: one task at a time each, so that a crash has one suspect."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from pathlib import Path
+
+from scrapers.settings import FilterSettings, ImageSettings
+from scrapers.types import Item, Picture, Reason, Verdict
+
+MAX_MEMORY_BYTES = 4 << 30
+"""Address space of a decoder; an image of the largest size allowed takes less than a quarter of it."""
+
+
+class Decoders:
+    """As many processes as there are cores, each replaced when it breaks."""
+
+    def __init__(self, workers: int | None, images: ImageSettings, filters: FilterSettings) -> None:
+        self._rules = (images, filters)
+        self.num_workers = workers or os.cpu_count() or 1
+        # A server process that has loaded the decoders once, and forks: no second start-up, no fork of our threads.
+        method = "spawn" if sys.platform == "win32" else "forkserver"
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload(["scrapers.images"])
+        self._free: asyncio.Queue[ProcessPoolExecutor] = asyncio.Queue()
+        for _ in range(self.num_workers):
+            self._free.put_nowait(self._new())
+
+    async def make(self, raw: Path, target: Path, item: Item) -> Picture | Verdict:
+        """Run `make_picture` in the next free process. Raises OSError if the disk does not take its file."""
+        pool = await self._free.get()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, _make, raw, target, item)
+        except BrokenProcessPool:
+            pool.shutdown(wait=False)
+            pool = self._new()
+            return Verdict(Reason.DECODE_ERROR, "the decoder crashed on it")
+        finally:
+            self._free.put_nowait(pool)
+
+    def close(self) -> None:
+        """End the processes."""
+        while not self._free.empty():
+            self._free.get_nowait().shutdown(wait=True, cancel_futures=True)
+
+    def _new(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, self._context, _prepare, self._rules)
+
+
+_rules: tuple[ImageSettings, FilterSettings]
+"""Of the process; given once and not with every task."""
+
+
+def _make(raw: Path, target: Path, item: Item) -> Picture | Verdict:
+    from scrapers.images import make_picture  # noqa: PLC0415 - the main process needs no decoder
+
+    return make_picture(raw, target, item, *_rules)
+
+
+def _prepare(images: ImageSettings, filters: FilterSettings) -> None:
+    """Leave Ctrl-C to the main process, which ends its workers; keep to one core, and within bounds."""
+    global _rules  # noqa: PLW0603
+    _rules = (images, filters)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+    import cv2  # noqa: PLC0415
+
+    cv2.setNumThreads(1)
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415
+
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+
+
+def _end_with_the_main_process() -> None:
+    """A main process that was killed cannot end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

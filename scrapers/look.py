@@ -1,0 +1,20 @@
+"""A look at the beginning of a large file, so that what is too small or too large is not fetched to its end."""
+
+import io
+
+from pictures.decode import BadImage, TooLarge, opened, orientation
+from scrapers.filters import refuse_size
+from scrapers.settings import FilterSettings
+from scrapers.types import Reason, Verdict
+
+
+def early_look(head: bytes, filters: FilterSettings, max_megapixels: float) -> Verdict | None:
+    """Judge the size that a file's first bytes claim; None where they do not hold the header."""
+    try:
+        with opened(io.BytesIO(head), max_megapixels) as image:
+            turned = orientation(image) >= 5
+            return refuse_size(*(image.size[::-1] if turned else image.size), filters)
+    except TooLarge as error:
+        return Verdict(Reason.TOO_MANY_PIXELS, str(error))
+    except BadImage:
+        return None

@@ -1,0 +1,306 @@
+"""One scrape, from the source to the set: what is read here top to bottom is what happens.
+
+recover -> (take up rows as there is room -> engine -> publish in order) until the source or the limit ends
+"""
+
+import asyncio
+import json
+import shutil
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from scrapers import report
+from scrapers.captions import caption_of
+from scrapers.errors import ScrapeError
+from scrapers.fetch.client import WriteError
+from scrapers.filters import compile_filters, needs_of
+from scrapers.ledger import FOLDER, Ledger, Record
+from scrapers.publish import Publisher
+from scrapers.settings import ScrapeSettings
+from scrapers.sinks import open_sink
+from scrapers.sources import Source, open_source
+from scrapers.types import Item, Outcome, Picture, Reason, Row, Verdict
+from scrapers.workshop import Engine, Workshop, raw_path
+
+STAGING = "staging"
+_TICK_S = 0.02
+"""Outcomes of so many seconds are published together."""
+
+EngineMaker = Callable[[ScrapeSettings, Path, Ledger, Callable[[Outcome], None]], Engine]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a source; all rows of a host are in the same one, so that its limits hold."""
+
+    index: int
+    count: int
+
+    def holds(self, url: str) -> bool:
+        """Whether a row belongs to this part."""
+        if self.count == 1:
+            return True
+        try:
+            host = urlsplit(url).hostname or ""
+        except ValueError:
+            host = ""
+        return zlib.crc32(host.encode("utf-8", "replace")) % self.count == self.index
+
+
+class Scrape:
+    """A scrape under way."""
+
+    def __init__(
+        self,
+        settings: ScrapeSettings,
+        out: Path,
+        *,
+        shard: Shard | None = None,
+        retry_failed: bool = False,
+        make_engine: EngineMaker = Workshop,
+    ) -> None:
+        """Open the set in `out`. Raises ScrapeError if it was made otherwise, or the source cannot be read."""
+        self.settings, self.out, self._retry_failed = settings, out, retry_failed
+        self._shard = shard or Shard(0, 1)
+        self.limit = _part_of(settings.limit, self._shard)
+        self.source: Source = open_source(settings.source, needs_of(settings))
+        self._refuses = compile_filters(settings.filters)
+        self.ledger = Ledger(out)
+        _require_same_making(self.ledger, settings, self.source, self._shard, out)
+        self._staging = out / FOLDER / STAGING
+        self._staging.mkdir(exist_ok=True)
+        self._sink = open_sink(out, self.ledger, settings.sink)
+        self.publisher = Publisher(self.ledger, self._sink, settings.filters, self._staging)
+        self.engine = make_engine(settings, self._staging, self.ledger, self._finished)
+        self.position = int(self.ledger.get("cursor", "0"))
+        """Rows of the source that have been read."""
+        self._refused: list[tuple[Row, Reason]] = []
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self.started = time.monotonic()
+        self.stored_before = self.ledger.num_stored
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Scrape until the source or the limit ends, or `stop` is set; return whether it ended by itself.
+
+        Raises ScrapeError if the disk is full; the set is whole then, and the same command goes on with it.
+        """
+        try:
+            async with self.engine:
+                ended = await self._work(stop)
+            self.publisher.publish(last=ended)
+            self._sink.close()
+            report.write_files(self.ledger, self.out)
+            self.ledger.close()
+        except (WriteError, OSError) as error:
+            self.ledger.abandon()
+            self._discard_partial_files()
+            raise ScrapeError(
+                f"The scrape was stopped: {error}. What is in {self.out} is whole; make room and run the same command "
+                "again to go on."
+            ) from error
+        if ended:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        return ended
+
+    async def _work(self, stop: asyncio.Event) -> bool:
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._take_up_all(), self.engine.run(), self._publish_as_it_comes(), stop.wait())
+        ]
+        feeding, stopping = tasks[0], tasks[-1]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+            return feeding.done() and not stopping.done()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Taking up
+
+    async def _take_up_all(self) -> None:
+        """Give the engine its work, in the order of the set, and wait until all of it has ended."""
+        self._recover()
+        if self._retry_failed:
+            for number in self.ledger.retryable():
+                if not await self._room():
+                    break
+                self.ledger.again(number)
+                self._begin(self._item(number))
+        async for row, caption in self._rows():
+            if not await self._room():
+                break
+            self._take_up(row, caption)
+        self._note_position()
+        self.engine.flush()
+        while self.publisher.num_under_way:
+            await self._wait()
+
+    async def _rows(self) -> AsyncIterator[tuple[Row, str]]:
+        """Yield the rows that the filters accept, with their captions; note the others."""
+        batches = self.source.rows(self.position)
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            for row in batch:
+                if self._shard.holds(row.url):
+                    caption = caption_of(row.caption, self.settings.captions.text)
+                    if verdict := self._refuses(row, caption) if row.url else Verdict(Reason.BAD_URL):
+                        self._refused.append((row, verdict.reason))
+                    else:
+                        yield row, caption
+                self.position = row.number + 1
+            self._note_position()
+
+    def _take_up(self, row: Row, caption: str) -> None:
+        local = self._bring(row, self.ledger.last_number + 1)
+        number = self.ledger.take_up(row, caption)
+        if number is None:
+            if local is not None:
+                local.unlink()
+            # A run that was killed reads the last rows again; its own are no repetitions.
+            if self.ledger.position_of(row.url) != row.number:
+                self._refused.append((row, Reason.DUPLICATE_URL))
+            return
+        self._begin(Item(number, row.url, row.md5, row.sha256))
+
+    def _bring(self, row: Row, number: int) -> Path | None:
+        """Put the file of a local mirror where a fetched one would be."""
+        if row.file is None and row.data is None:
+            return None
+        target = raw_path(self._staging, number)
+        partial = target.with_suffix(".part")
+        if row.data is not None:
+            partial.write_bytes(row.data)
+        elif row.file is not None:
+            shutil.copyfile(row.file, partial)
+        return partial.replace(target)
+
+    def _begin(self, item: Item) -> None:
+        self.publisher.expect(item.number)
+        self.engine.submit(item)
+
+    def _item(self, number: int) -> Item:
+        record = self.ledger.record(number)
+        return Item(number, record.url, record.md5, record.sha256_wanted)
+
+    async def _room(self) -> bool:
+        """Wait until another item may be taken up; False: the limit is reached.
+
+        An item is taken up only if the set would stay short of the limit should all that is under way succeed. So the
+        set is the shortest beginning of the source that holds so many good images, whatever the order they come in.
+        """
+        while True:
+            if self.limit is not None and self.ledger.num_stored + self.publisher.num_unfinished >= self.limit:
+                if not self.publisher.num_under_way:
+                    return False
+            elif self.publisher.num_under_way < self.engine.window:
+                return True
+            self._note_position()
+            self.engine.flush()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait for something to be published or to fail."""
+        self._has_room.clear()
+        await self._has_room.wait()
+
+    def _note_position(self) -> None:
+        """Commit how far the source has been read, with what was refused on the way."""
+        self.ledger.refuse_early(self._refused)
+        self._refused.clear()
+        self.ledger.put("cursor", str(self.position))
+        self.ledger.commit()
+
+    # Finishing
+
+    def _finished(self, outcome: Outcome) -> None:
+        self.publisher.receive(outcome)
+        self._changed.set()
+
+    async def _publish_as_it_comes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self.publisher.publish()
+            self._has_room.set()
+            await asyncio.sleep(_TICK_S)
+
+    # Going on after a kill
+
+    def _recover(self) -> None:
+        """Tidy the staging folder and take up again what a former run began and did not end."""
+        for path in sorted(self._staging.iterdir()):
+            number = path.name.partition(".")[0]
+            status = self.ledger.status_of(int(number)) if number.isdecimal() else None
+            whole = path.suffix != ".part" and status in ("pending", "staged")
+            # What was made from a file is made again; the file itself is not fetched again.
+            if not whole or (status == "pending" and path.suffix != ".raw"):
+                path.unlink()
+        for record in list(self.ledger.records("pending", "staged")):
+            if (picture := self._staged(record)) is None:
+                self._begin(self._item(record.number))
+            else:
+                self.publisher.expect(record.number)
+                self.publisher.restore(Outcome(record.number, picture, 0))
+                self._changed.set()
+
+    def _staged(self, record: Record) -> Picture | None:
+        """Return an image that was ready before the run was killed, if it still is."""
+        if record.status != "staged":
+            return None
+        assert record.extension and record.width and record.height and record.num_bytes and record.sha256
+        made = self._staging / f"{record.number:09d}{record.extension}"
+        file = made if made.exists() else raw_path(self._staging, record.number)
+        return (
+            Picture(
+                file,
+                record.extension,
+                record.width,
+                record.height,
+                record.num_bytes,
+                record.sha256,
+                record.perceptual_hash,
+            )
+            if file.exists()
+            else None
+        )
+
+    def _discard_partial_files(self) -> None:
+        for path in self._staging.glob("*.part"):
+            path.unlink(missing_ok=True)
+
+
+def _part_of(limit: int | None, shard: Shard) -> int | None:
+    """Return a shard's part of the limit; the parts add up to it."""
+    if limit is None:
+        return None
+    return limit // shard.count + (shard.index < limit % shard.count)
+
+
+def _require_same_making(ledger: Ledger, settings: ScrapeSettings, source: Source, shard: Shard, out: Path) -> None:
+    """Raise ScrapeError if a set was begun with other settings that decide what is in it."""
+    making: dict[str, Any] = {
+        "source": source.fingerprint,
+        **{name: getattr(settings, name).model_dump() for name in ("filters", "captions", "images", "sink")},
+        "shard": f"{shard.index}/{shard.count}",
+    }
+    begun = json.loads(ledger.get("making", "null"))
+    if begun is None:
+        ledger.put("making", json.dumps(making))
+        ledger.commit()
+        return
+    changed = sorted(name for name in making if begun.get(name) != making[name])
+    if changed:
+        details = "".join(f"\n  {name}: {begun.get(name)} -> {making[name]}" for name in changed)
+        raise ScrapeError(
+            f"{out} holds a set that was begun with other settings, and one set is made in one way.{details}\n"
+            "Use the same settings to go on with it, or another --out for a new set."
+        )

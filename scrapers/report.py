@@ -1,0 +1,153 @@
+"""What became of every URL: as a summary, as one JSON line per URL, as manifest and credits beside the set."""
+
+import heapq
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from scrapers.ledger import FILE, FOLDER, Ledger, Record
+from scrapers.types import Reason
+
+MANIFEST, CREDITS, SUMMARY = "manifest.jsonl", "credits.txt", "summary.json"
+Lines = Iterator[dict[str, Any]]
+
+
+def counts(ledger: Ledger) -> dict[str, Any]:
+    """Return how many rows ended how: {"stored": n, "refused": {reason: n}, "failed": {reason: n}, "unfinished": n}."""
+    by_status: dict[str, Counter[str]] = {"refused": Counter(), "failed": Counter()}
+    for reason, number in ledger.refused_early.items():
+        by_status[Reason(reason).status][reason] += number
+    for (status, reason), number in ledger.counts.items():
+        if status in by_status and number:
+            by_status[status][reason] += number
+    return {
+        "stored": ledger.num_stored,
+        **{status: dict(counter.most_common()) for status, counter in by_status.items()},
+        "unfinished": ledger.counts["pending", ""] + ledger.counts["staged", ""],
+    }
+
+
+def describe(numbers: Mapping[str, Any]) -> str:
+    """Return the counts in words."""
+    lines = [f"{numbers['stored']:,} images stored"]
+    for status in ("refused", "failed"):
+        reasons = numbers[status]
+        lines.append(f"{sum(reasons.values()):,} {status}")
+        lines += [f"  {number:>9,} {reason}" for reason, number in reasons.items()]
+    if numbers["unfinished"]:
+        lines.append(f"{numbers['unfinished']:,} unfinished; the same command goes on with them")
+    return "\n".join(lines)
+
+
+def lines(ledger: Ledger) -> Lines:
+    """Yield one object per URL, in the order of the source: url, status, reason, path (None unless stored)."""
+    early = (
+        (position, {"url": url, "status": Reason(reason).status, "reason": reason, "path": None})
+        for position, url, reason in ledger.early_refusals()
+    )
+    taken = ((record.position, _line(record)) for record in ledger.records())
+    yield from (line for _, line in heapq.merge(early, taken, key=lambda pair: pair[0]))
+
+
+def _line(record: Record) -> dict[str, Any]:
+    return {"url": record.url, "status": record.status, "reason": record.reason, "path": record.path}
+
+
+def write_lines(target: Path, objects: Iterable[dict[str, Any]]) -> int:
+    """Write objects as JSON lines, whole or not at all; return how many."""
+    number = 0
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for item in objects:
+                file.write(json.dumps(item, ensure_ascii=False) + "\n")
+                number += 1
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return number
+
+
+def write_files(ledger: Ledger, folder: Path) -> None:
+    """Write the manifest and the credits of a set."""
+    write_lines(folder / MANIFEST, map(_manifest_line, ledger.records("stored")))
+    partial = folder / f".{CREDITS}.part"
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in _credits(ledger))
+        os.replace(partial, folder / CREDITS)  # noqa: PTH105
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _manifest_line(record: Record) -> dict[str, Any]:
+    return {
+        "path": record.path,
+        "caption": record.caption,
+        "url": record.url,
+        "sha256": record.sha256,
+        "bytes": record.num_bytes,
+        "width": record.width,
+        "height": record.height,
+        "licence": record.about.get("licence", ""),
+        "licence_url": record.about.get("licence_url", ""),
+        "author": record.about.get("author", ""),
+        "title": record.about.get("title", ""),
+        "source": record.where,
+        "row": record.position,
+        "time": datetime.fromtimestamp(record.time or 0, timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _credits(ledger: Ledger) -> Iterator[str]:
+    """Yield a line for each image whose author or licence is known, then the hosts of the others."""
+    yield "Where the images of this set come from. They belong to their authors; see the licence of each."
+    unknown: Counter[str] = Counter()
+    for record in ledger.records("stored"):
+        about = record.about
+        if not (about.get("author") or about.get("licence")):
+            unknown[urlsplit(record.url).hostname or "?"] += 1
+            continue
+        title, author = about.get("title") or "untitled", about.get("author") or "unknown author"
+        licence = " ".join(filter(None, (about.get("licence"), about.get("licence_url")))) or "licence unknown"
+        yield f"{record.path}: {title}, by {author}, {licence}, {record.url}"
+    if unknown:
+        yield "Licence and author not told by the source:"
+        yield from (f"  {number:>8,} from {host}" for host, number in sorted(unknown.items()))
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[dict[str, Ledger]]:
+    """Open the ledger of a set, or those of its shards: path from `folder` -> ledger."""
+    shards = sorted(path.parent.parent for path in folder.glob(f"shard-*/{FOLDER}/{FILE}"))
+    folders = shards if shards and not (folder / FOLDER / FILE).exists() else [folder]
+    with ExitStack() as stack:
+        ledgers = {}
+        for path in folders:
+            prefix = "" if path == folder else f"{path.name}/"
+            ledgers[prefix] = Ledger(path, create=False)
+            stack.callback(ledgers[prefix].close)
+        yield ledgers
+
+
+def total(ledgers: Mapping[str, Ledger]) -> dict[str, Any]:
+    """Return the counts of several ledgers together."""
+    parts = [counts(ledger) for ledger in ledgers.values()]
+    summed: dict[str, Any] = {name: sum(part[name] for part in parts) for name in ("stored", "unfinished")}
+    for status in ("refused", "failed"):
+        together: Counter[str] = sum((Counter(part[status]) for part in parts), Counter())
+        summed[status] = dict(together.most_common())
+    return summed
+
+
+def all_lines(ledgers: Mapping[str, Ledger]) -> Lines:
+    """Yield the lines of several ledgers, with paths from their common folder."""
+    for prefix, ledger in ledgers.items():
+        for line in lines(ledger):
+            yield {**line, "path": prefix + line["path"]} if line["path"] else line

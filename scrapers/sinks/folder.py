@@ -1,0 +1,76 @@
+"""Images named by their captions: `a red barn in a field_(1).jpg`, with a `.txt` where the name cannot hold it."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from scrapers.ledger import Ledger
+from scrapers.names import key_of, name_of
+from scrapers.settings import SinkSettings
+from scrapers.types import Entry
+
+FILES_PER_FOLDER = 10_000
+"""A set of more images goes on in numbered folders, which file managers can still open."""
+
+
+class FolderSink:
+    """A set as a folder."""
+
+    portion: int | None = None
+
+    def __init__(self, folder: Path, ledger: Ledger, settings: SinkSettings) -> None:
+        self._folder, self._ledger = folder, ledger
+
+    def write(self, entries: Sequence[Entry]) -> list[str]:
+        """Put each image under its caption; the sidecar comes first, so that no image is ever seen without it."""
+        paths: list[str] = []
+        made: list[Path] = []
+        try:
+            for entry in entries:
+                path = self._path(entry, self._ledger.num_stored + len(paths))
+                target = self._folder / path
+                target.parent.mkdir(exist_ok=True)
+                if not name_of(entry.caption).is_whole:
+                    made.append(target.with_suffix(".txt"))
+                    _write_text(made[-1], entry)
+                made.append(target)
+                _link(entry.picture.file, target)
+                paths.append(path.as_posix())
+        except OSError:
+            for target in made:  # the ledger will not know of them
+                target.unlink(missing_ok=True)
+            raise
+        return paths
+
+    def _path(self, entry: Entry, place: int) -> Path:
+        name = name_of(entry.caption)
+        number = self._ledger.use_name(key_of(name.stem))
+        volume = place // FILES_PER_FOLDER
+        return Path(f"{volume:05d}" if volume else "", name.numbered(number, entry.picture.extension))
+
+    def close(self) -> None:
+        """Nothing more: the names are the index."""
+
+
+def _write_text(path: Path, entry: Entry) -> None:
+    partial = path.with_name(f".{entry.number}.txt.part")
+    try:
+        partial.write_text(entry.caption + "\n", encoding="utf-8", newline="\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a staged file its second name; the first one goes once the ledger knows of the second."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        partial = target.with_name(f".{source.name}.part")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
