@@ -1,10 +1,12 @@
 """What an image is called: file names, sidecars, and what a visit makes of a caption.
 
-The first that yields text wins: `stem.yaml`/`.yml`, `stem.caption`, `stem.txt` (or `stem.ext.txt`), file name. A
+The first that yields text wins: `stem.yaml`/`.yml`, `stem.caption`, `stem.txt` (or `stem.ext.txt`), `stem.json`, file
+name; in a tar shard names are keys and no captions. A
 blank sidecar falls through; one that cannot be understood is `BadText`, and the image is rejected with its message.
 Captions are kept verbatim (white space apart) until a visit shuffles their tags.
 """
 
+import json
 import math
 import re
 import unicodedata
@@ -14,11 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from everydream.data.folders import CHECKS, SETTING_FILES, Setting, check_values
+from everydream.data.shards import shard_of
 from everydream.data.texts import BadText, Entry, check_keys, is_text_map, normalise, parse_yaml, read_text
 from everydream.seeding import derive
 
 _CAPTION_KEYS = ("main_prompt", "tags", "rating", "max_caption_length")
-_SIDECARS = ("yaml", "yml", "caption", "txt")
+_SIDECARS = ("yaml", "yml", "caption", "txt", "json")
 
 Siblings = Mapping[tuple[str, str], str]
 """(stem, lower-case suffix) -> file name, for the possible sidecars of one folder."""
@@ -70,10 +73,11 @@ def read_caption(folder: Path, shown: str, name: str, siblings: Siblings, lines:
              for sidecar in sidecars_of(name, siblings)]  # fmt: skip
     with_text = [(file, sidecar) for file, sidecar in found if sidecar.variants]
     settings = next((sidecar for _, sidecar in found if sidecar.is_yaml), _Sidecar())
-    warnings = list(settings.warnings)
+    warnings = [*settings.warnings, *(text for _, sidecar in found if not sidecar.is_yaml for text in sidecar.warnings)]
     yamls = [file for file, sidecar in found if sidecar.is_yaml]
     warnings += [f"two YAML sidecars: the settings of {yamls[0]} are used, not those of {file}" for file in yamls[1:]]
-    chosen = with_text[0][1] if with_text else _Sidecar(variants=tuple(filter(None, (caption_from_name(name),))))
+    from_name = "" if shard_of(folder / name) is not None else caption_from_name(name)
+    chosen = with_text[0][1] if with_text else _Sidecar(variants=tuple(filter(None, (from_name,))))
     for file, other in with_text[1:]:
         if other.variants != chosen.variants:
             warnings.append(f"two captions: {with_text[0][0]} is used, {file} says something else")
@@ -95,6 +99,8 @@ def _read_sidecar(path: Path, file: str, lines: str) -> tuple[str, _Sidecar]:
     text = read_text(path, file)
     if path.suffix.lower() in (".yaml", ".yml"):
         return file, parse_yaml_sidecar(text, file)
+    if path.suffix.lower() == ".json":
+        return file, parse_json_sidecar(text, file)
     pieces = text.splitlines() if lines == "choose" else [text]
     return file, _Sidecar(variants=tuple(filter(None, map(normalise, pieces))))
 
@@ -111,6 +117,16 @@ def parse_yaml_sidecar(text: str, file: str) -> _Sidecar:
     warnings = (f"{file}: rating is read but not used",) if "rating" in entries else ()
     num_fixed = max((len(split_tags(main)) for main in mains), default=0)
     return _Sidecar(variants, num_fixed, values, limit, warnings, is_yaml=True)
+
+
+def parse_json_sidecar(text: str, file: str) -> _Sidecar:
+    """Read what img2dataset and our scraper put beside images: an object with a `caption`, among much else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return _Sidecar(warnings=(f"{file}: not valid JSON, so it is not used",))
+    caption = found.get("caption") if isinstance(found, dict) else None
+    return _Sidecar(variants=tuple(filter(None, (normalise(caption),))) if isinstance(caption, str) else ())
 
 
 def _main_prompts(entry: Entry | None, file: str) -> list[str]:

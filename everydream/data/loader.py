@@ -18,6 +18,7 @@ from everydream.data.captions import draw_caption
 from everydream.data.fitting import fit
 from everydream.data.plan import Piece
 from everydream.data.settings import DataSettings
+from everydream.data.shards import picture_at
 from everydream.seeding import derive
 from everydream.types import Batch, Crop, EpochPlan, Index, Rejection, Sample
 from pictures.decode import BadImage, decode
@@ -62,7 +63,7 @@ class PieceDataset(Dataset[Loaded]):
         index = self.index
         seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
         path = Path(index.roots[int(index.source_N[record])]) / index.paths[record]
-        pixels_HWC = decode(path, self.data.background, self.data.max_megapixels)
+        pixels_HWC = decode(picture_at(path), self.data.background, self.data.max_megapixels)
         pixels_CHW, crop = fit(pixels_HWC, bucket, seed, self.data.crop, float(index.flip_p_N[record]))
         variants = index.captions[int(index.caption_offsets[record]) : int(index.caption_offsets[record + 1])]
         caption = draw_caption(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
+from everydream.data.shards import open_binary, picture_at
 from everydream.data.sources import REMOVED, Candidate, list_source, show, source_problem, source_root
 from everydream.data.texts import BadText
 from everydream.errors import DataError
@@ -131,10 +132,10 @@ def _check_all(
 
 def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threading.Lock) -> _Record | Rejection:
     try:
-        found = probe(candidate.file, data.max_megapixels)
+        found = probe(picture_at(candidate.file), data.max_megapixels)
         if full:
             with alone if found.width * found.height >= _ALONE_PIXELS else nullcontext():
-                shape = decode(candidate.file, data.background, data.max_megapixels).shape
+                shape = decode(picture_at(candidate.file), data.background, data.max_megapixels).shape
             if shape[:2] != (found.height, found.width):
                 raise BadImage(f"damaged: its header says {found.width} x {found.height}, "
                                f"its pixels are {shape[1]} x {shape[0]}")  # fmt: skip
@@ -168,7 +169,7 @@ def _digest(candidate: Candidate, found: Probe) -> int:
 
 
 def _sampled_content(path: Path) -> tuple[int, list[bytes]]:
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         size = file.seek(0, os.SEEK_END)
         blocks = []
         for start in (0, size // 2, max(0, size - _BLOCK_BYTES)):

@@ -14,6 +14,8 @@ from everydream.data.captions import Caption, Siblings, index_siblings, lint, re
 from everydream.data.folders import FolderSettings, Resolved, resolve
 from everydream.data.manifests import SUFFIXES, Row, read_manifest
 from everydream.data.settings import CaptionSettings, SourceSettings
+from everydream.data.shards import SUFFIX as SHARD
+from everydream.data.shards import list_shard, shard_of
 from everydream.data.texts import BadText, normalise
 from everydream.types import Rejection
 from pictures.decode import image_extensions
@@ -92,7 +94,26 @@ def walk(root: Path) -> Iterator[Folder]:
             continue
         folders = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112 - never raises
         pending += [(posixpath.join(path, name), above | {identity}) for name in reversed(folders)]
-        yield Folder(path, [entry.name for entry in entries if _is_file(entry)])
+        files = [entry.name for entry in entries if _is_file(entry)]
+        yield Folder(path, files)
+        for name in files:
+            if name.lower().endswith(SHARD):
+                yield from _inside_shard(root, posixpath.join(path, name))
+
+
+def _inside_shard(root: Path, path: str) -> Iterator[Folder]:
+    """Yield the folders of a tar shard; mostly there is one."""
+    try:
+        names = list_shard(root / path)
+    except OSError as error:
+        yield Folder(path, [], f"the shard cannot be read: {error.strerror or error}")
+        return
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        folder, file = posixpath.split(name)
+        if not file.startswith("."):
+            by_folder.setdefault(posixpath.join(path, folder) if folder else path, []).append(file)
+    yield from (Folder(folder, sorted(files)) for folder, files in sorted(by_folder.items()))
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -187,7 +208,11 @@ class _Lister:
     def _candidate(self, path: str, caption: Caption, why_none: str) -> Candidate | Rejection:
         """Put together what is known of an image; `BadText` if it has no caption or a setting is bad."""
         outside = posixpath.isabs(path)
-        values = {**({} if outside else self._settings.values(posixpath.dirname(path))), **caption.values}
+        # A shard takes the settings of the folder that it lies in.
+        folder = posixpath.dirname(path)
+        if SHARD in folder.lower() and (shard := shard_of(self._root / path)) is not None:
+            folder = shard.parent.relative_to(self._root).as_posix().removeprefix(".")
+        values = {**({} if outside else self._settings.values(folder)), **caption.values}
         resolved = resolve(values, self._source, self._captions, self._flip_p)
         if resolved.repeats == 0:
             return Rejection(self._number, show(path), REMOVED + values["multiply"].file)

@@ -12,6 +12,8 @@ from typing import NamedTuple, TypeGuard
 
 import yaml
 
+from everydream.data.shards import read_bytes
+
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -50,7 +52,7 @@ def decode_text(data: bytes, file: str) -> str:
 def read_text(path: Path, file: str) -> str:
     """Read a text file that messages call `file`."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise BadText(f"{file}: cannot be read ({error.strerror or error})") from error
     return decode_text(data, file)
