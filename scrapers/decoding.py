@@ -1,4 +1,4 @@
-"""The processes in which images are decoded: one task at a time each, so that a crash has one suspect."""
+"""The processes in which images are decoded: each has its own tasks, so that a crash has few suspects."""
 
 import asyncio
 import multiprocessing
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from scrapers.settings import FilterSettings, ImageSettings
 from scrapers.types import Item, Picture, Reason, Verdict
+
+Task = tuple[Path, Path, Item]
+"""(file as it came, where to write without extension, item)"""
 
 MAX_MEMORY_BYTES = 4 << 30
 """Address space of a decoder; an image of the largest size allowed takes less than a quarter of it."""
@@ -33,17 +37,19 @@ class Decoders:
         for _ in range(self.num_workers):
             self._free.put_nowait(self._new())
 
-    async def make(self, raw: Path, target: Path, item: Item) -> Picture | Verdict:
-        """Run `make_picture` in the next free process. Raises OSError if the disk does not take its file."""
+    async def make(self, tasks: Sequence[Task]) -> list[Picture | Verdict]:
+        """Run `make_picture` for each task in the next free process. Raises OSError if the disk takes no more."""
         pool = await self._free.get()
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, _make, raw, target, item)
+            return await asyncio.get_running_loop().run_in_executor(pool, _make, tasks)
         except BrokenProcessPool:
             pool.shutdown(wait=False)
             pool = self._new()
-            return Verdict(Reason.DECODE_ERROR, "the decoder crashed on it")
         finally:
             self._free.put_nowait(pool)
+        if len(tasks) == 1:
+            return [Verdict(Reason.DECODE_ERROR, "the decoder crashed on it")]
+        return [result for task in tasks for result in await self.make([task])]
 
     def close(self) -> None:
         """End the processes."""
@@ -58,10 +64,10 @@ _rules: tuple[ImageSettings, FilterSettings]
 """Of the process; given once and not with every task."""
 
 
-def _make(raw: Path, target: Path, item: Item) -> Picture | Verdict:
+def _make(tasks: Sequence[Task]) -> list[Picture | Verdict]:
     from scrapers.images import make_picture  # noqa: PLC0415 - the main process needs no decoder
 
-    return make_picture(raw, target, item, *_rules)
+    return [make_picture(*task, *_rules) for task in tasks]
 
 
 def _prepare(images: ImageSettings, filters: FilterSettings) -> None:

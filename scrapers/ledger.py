@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from scrapers.errors import ScrapeError
 from scrapers.fetch.client import WriteError
-from scrapers.types import Outcome, Picture, Reason, Row, Verdict
+from scrapers.types import Outcome, Reason, Row, Verdict
 
 FOLDER = ".scrape"
 FILE = "ledger.sqlite"
@@ -172,38 +172,46 @@ class Ledger:
 
     def again(self, number: int) -> None:
         """Begin a failed item once more."""
-        self._change(number, "pending", None)
+        self._count(("failed", self.record(number).reason), ("pending", None))
+        self._write("UPDATE items SET status = 'pending', reason = NULL WHERE number = ?", (number,))
 
-    def finish(self, outcome: Outcome, *, reason: Reason | None = None) -> None:
-        """Note an outcome: staged with its picture, or ended by its verdict; `reason` refuses a good picture."""
+    def finish(self, outcome: Outcome) -> None:
+        """Note how a pending item ended: staged with its picture, or with its verdict."""
         result = outcome.result
-        if isinstance(result, Picture) and reason is None:
-            self._change(outcome.number, "staged", None)
-            self._write(
-                "UPDATE items SET tries = tries + ?, extension = ?, width = ?, height = ?, bytes = ?, sha256 = ?, "
-                "phash = ? WHERE number = ?",
-                (outcome.tries, result.extension, result.width, result.height, result.num_bytes, result.sha256,
-                 _signed(result.perceptual_hash), outcome.number),
-            )  # fmt: skip
+        if isinstance(result, Verdict):
+            self._end(outcome.number, "pending", result, outcome.tries)
             return
-        verdict = result if isinstance(result, Verdict) else Verdict(reason or Reason.DUPLICATE)
-        self._change(outcome.number, verdict.reason.status, verdict.reason.value)
-        retry_at = time.time() + verdict.retry_after_s if verdict.retry_after_s else None
+        self._count(("pending", None), ("staged", None))
         self._write(
-            "UPDATE items SET tries = tries + ?, detail = ?, retry_at = ? WHERE number = ?",
-            (outcome.tries, _storable(verdict.detail), retry_at, outcome.number),
-        )
+            "UPDATE items SET status = 'staged', tries = tries + ?, extension = ?, width = ?, height = ?, bytes = ?, "
+            "sha256 = ?, phash = ? WHERE number = ?",
+            (outcome.tries, result.extension, result.width, result.height, result.num_bytes, result.sha256,
+             _signed(result.perceptual_hash), outcome.number),
+        )  # fmt: skip
+
+    def refuse_staged(self, number: int, reason: Reason) -> None:
+        """Note that an image that was ready does not come into the set."""
+        self._end(number, "staged", Verdict(reason), 0)
 
     def store(self, number: int, path: str) -> None:
         """Note that a staged image is in the set."""
-        self._change(number, "stored", None)
-        self._write("UPDATE items SET path = ?, time = ? WHERE number = ?", (path, time.time(), number))
+        self._count(("staged", None), ("stored", None))
+        self._write(
+            "UPDATE items SET status = 'stored', path = ?, time = ? WHERE number = ?", (path, time.time(), number)
+        )
 
-    def _change(self, number: int, status: str, reason: str | None) -> None:
-        before = self._db.execute("SELECT status, reason FROM items WHERE number = ?", (number,)).fetchone()
+    def _end(self, number: int, before: str, verdict: Verdict, tries: int) -> None:
+        reason = verdict.reason
+        retry_at = time.time() + verdict.retry_after_s if verdict.retry_after_s else None
+        self._count((before, None), (reason.status, reason.value))
+        self._write(
+            "UPDATE items SET status = ?, reason = ?, tries = tries + ?, detail = ?, retry_at = ? WHERE number = ?",
+            (reason.status, reason.value, tries, _storable(verdict.detail), retry_at, number),
+        )
+
+    def _count(self, before: tuple[str, str | None], after: tuple[str, str | None]) -> None:
         self.counts[before[0], before[1] or ""] -= 1
-        self.counts[status, reason or ""] += 1
-        self._write("UPDATE items SET status = ?, reason = ? WHERE number = ?", (status, reason, number))
+        self.counts[after[0], after[1] or ""] += 1
 
     def use_name(self, key: str) -> int:
         """Return the how-manieth use of a name this is, from 1."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scrapers.ledger import Ledger
 from scrapers.settings import FilterSettings
 from scrapers.sinks import Sink
-from scrapers.types import Entry, Outcome, Picture, Reason, Verdict
+from scrapers.types import Entry, Outcome, Picture, Reason
 from scrapers.workshop import raw_path
 
 
@@ -79,7 +79,7 @@ class Publisher:
         if not isinstance(picture, Picture):
             return
         if reason := self._twin(picture):
-            self._ledger.finish(Outcome(outcome.number, Verdict(reason), 0))
+            self._ledger.refuse_staged(outcome.number, reason)
             self._done_with.append(picture.file)
             return
         record = self._ledger.record(outcome.number)

@@ -20,6 +20,8 @@ from scrapers.fetch.robots import Store
 from scrapers.settings import ScrapeSettings
 from scrapers.types import Item, Outcome, Verdict
 
+_AT_A_TIME = 8
+
 
 def raw_path(staging: Path, number: int) -> Path:
     """Return where an item's file is put as it came; it stays there until the ledger knows the outcome."""
@@ -114,17 +116,20 @@ class Workshop:
             self._done(Outcome(job.number, result, job.tries + 1))
 
     async def _decode(self) -> None:
-        """Decode one file after the other."""
+        """Decode what has come, several files at a time if there are: handing over costs as much as a small image."""
         while True:
-            item, tries = await self._backlog.get()
+            waiting = [await self._backlog.get()]
+            while len(waiting) < _AT_A_TIME and not self._backlog.empty():
+                waiting.append(self._backlog.get_nowait())
             self._fetcher.poke()
-            raw = raw_path(self._staging, item.number)
-            target = self._staging / f"{item.number:09d}"
+            tasks = [(raw_path(self._staging, item.number), self._staging / f"{item.number:09d}", item)
+                     for item, _ in waiting]  # fmt: skip
             try:
-                result = await self._decoders.make(raw, target, item)
+                results = await self._decoders.make(tasks)
             except OSError as error:
-                raise WriteError(f"{target} cannot be written: {error.strerror or error}") from error
-            self._done(Outcome(item.number, result, tries))
+                raise WriteError(f"{self._staging} cannot be written: {error.strerror or error}") from error
+            for (item, tries), result in zip(waiting, results, strict=True):
+                self._done(Outcome(item.number, result, tries))
 
 
 def _look_of(settings: ScrapeSettings) -> Callable[[bytes], Verdict | None] | None:

@@ -131,8 +131,6 @@ class Client:
                 ttl_dns_cache=600,
                 dns_cache_max_size=_NEGATIVE_MAX,
                 socket_factory=self._socket,
-                # One context: loading the certificate store costs 40 ms, and is done once.
-                ssl=ssl.create_default_context(),
                 keepalive_timeout=10,
             ),
             timeout=aiohttp.ClientTimeout(
@@ -338,11 +336,12 @@ def retry_after_s(value: str | None, now: datetime | None = None) -> float | Non
 
 def verdict_of(error: BaseException) -> Verdict:
     """Return the verdict over an exception of the client."""
-    return Verdict(_reason_of(error), (str(error) or type(error).__name__)[:300])
+    cause = getattr(error, "os_error", error)
+    return Verdict(_reason_of(error), (str(cause) or str(error) or type(error).__name__)[:300])
 
 
 def _reason_of(error: BaseException) -> Reason:  # noqa: PLR0911 - a table, in the order of the exceptions' kinship
-    if _REFUSED in str(error):
+    if _REFUSED in str(getattr(error, "os_error", error)):
         return Reason.SSRF
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Reason.DNS_NXDOMAIN if error.os_error.errno in _NO_SUCH_NAME else Reason.DNS_TEMP

@@ -61,10 +61,12 @@ def test_libraries_are_known_where_they_belong() -> None:
         assert all(path.startswith("everydream/models/") for path in importers(library)), library
         assert importers(library)
     assert all(path.startswith("everydream/models/") for path in importers("huggingface_hub"))
-    assert importers("typer") == {"everydream/cli.py"}
+    assert importers("typer") == {"everydream/cli.py"} and importers("typer", "scrapers") == {"scrapers/cli.py"}
     for library in ("xformers", "bitsandbytes", "torchvision", "datasets", "random"):
         assert importers(library) == set(), library
-    assert importers("everydream", "scrapers") == set() and importers("scrapers") == set()
+    assert importers("everydream", "scrapers") == set() and importers("scrapers") == {"everydream/cli.py"}
+    assert importers("aiohttp", "scrapers") and importers("aiohttp") == set()
+    assert importers("everydream", "pictures") | importers("scrapers", "pictures") == set()
 
 
 def test_no_family_folder_imports_another() -> None:
@@ -93,10 +95,13 @@ def test_nothing_executes_what_files_say() -> None:
                 assert ("weights_only", "True") in {(k.arg, ast.unparse(k.value)) for k in call.keywords}, name(path)
 
 
-@pytest.mark.parametrize("module", ["everydream.cli", "everydream.config", "everydream.reference", "scrapers.names"])
+@pytest.mark.parametrize(
+    "module", ["everydream.cli", "everydream.config", "everydream.reference", "scrapers.cli", "scrapers.names"]
+)
 def test_the_command_line_starts_without_the_model_libraries(module: str) -> None:
     """They take seconds to import, which `everydream --help` should not."""
     heavy = ["diffusers", "transformers", "accelerate", "xformers", "bitsandbytes", "tensorboard", "wandb", "pyarrow"]
+    heavy += ["aiohttp", "cv2", "scipy", "ray", "fsspec"]
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
