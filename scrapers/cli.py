@@ -69,6 +69,8 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the set; a set that was begun there is gone on with.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Images to store at most.")]
+Words = Annotated[str | None, typer.Option(help='Captions must hold one of these words or phrases: "dog, puppy".')]
+Without = Annotated[str | None, typer.Option(help="Captions must hold none of these.")]
 SinkOption = Annotated[SinkKind | None, typer.Option(help="Images named by captions, or tar shards.")]
 Resize = Annotated[int | None, typer.Option(min=16, help="Bring the shorter side down to this many pixels.")]
 KeepOriginal = Annotated[bool, typer.Option("--keep-original", help="Store the bytes as they came, metadata and all.")]
@@ -83,6 +85,7 @@ ShardOption = Annotated[
     str | None, typer.Option(help="Part i of N, from 0: 0/4 to 3/4, each on its own machine, into OUT/shard-...")
 ]
 EngineOption = Annotated[EngineKind, typer.Option(help="This machine, or a Ray cluster with a shared file system.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only filter the beginning of the list and say what passes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -93,6 +96,8 @@ def _command(kind: str | None) -> Callable[..., None]:
         files: Files,
         out: Out,
         limit: Limit = None,
+        words: Words = None,
+        without: Without = None,
         sink: SinkOption = None,
         resize: Resize = None,
         keep_original: KeepOriginal = False,
@@ -103,10 +108,13 @@ def _command(kind: str | None) -> Callable[..., None]:
         retry_failed: RetryFailed = False,
         shard: ShardOption = None,
         engine: EngineOption = EngineKind.LOCAL,
+        dry_run: DryRun = False,
         debug: Debug = False,
     ) -> None:
         options = {
             "limit": limit,
+            "filters.with_any": _listed(words),
+            "filters.without": _listed(without),
             "sink.kind": sink.value if sink else None,
             "images.resize": resize,
             "images.keep_original": keep_original or None,
@@ -117,6 +125,11 @@ def _command(kind: str | None) -> Callable[..., None]:
         }
         with _told(debug):
             settings = _settings(kind, files, {key: value for key, value in options.items() if value is not None})
+            if dry_run:
+                from scrapers.preview import preview  # noqa: PLC0415
+
+                print(preview(settings))
+                return
             code = _run(settings, out, _shard(shard), retry_failed, engine)
         if code:
             raise typer.Exit(code)
@@ -181,6 +194,10 @@ def _settings(kind: str | None, arguments: list[str], options: dict[str, Any]) -
     for key, value in options.items():
         override(raw, key, value)
     return resolve(raw, overrides, files[0] if kind is None else f"scrape {kind}")
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _shard(text: str | None) -> "Shard | None":

@@ -142,7 +142,8 @@ def _decode_jpeg(
     except ValueError as error:
         if not _is_harmless(str(error)):
             raise BadImage(f"damaged JPEG: {str(error).splitlines()[0][:200]}") from error
-    return np.asarray(simplejpeg.decode_jpeg(content, strict=False, **options), np.uint8)
+    # Padding between the segments of the header, which is never forgiven, goes with the metadata.
+    return np.asarray(simplejpeg.decode_jpeg(without_metadata(content), strict=False, **options), np.uint8)
 
 
 def _is_harmless(message: str) -> bool:

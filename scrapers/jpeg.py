@@ -14,10 +14,8 @@ def without_metadata(content: bytes) -> bytes:
     kept = bytearray(content[:2])
     at = 2
     while at + 4 <= len(content):
-        if content[at] != 0xFF:
-            return content  # not where a marker should be; the decoder accepts it, so leave it alone
         marker = content[at + 1]
-        if marker == 0xFF:  # padding
+        if content[at] != 0xFF or marker in (0x00, 0xFF):  # padding, which decoders skip
             at += 1
             continue
         if marker in _ALONE:

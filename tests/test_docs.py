@@ -7,6 +7,8 @@ from conftest import ROOT
 
 from everydream.config import RunConfig
 from everydream.reference import reference
+from scrapers.settings import ScrapeSettings
+from scrapers.types import Reason
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -42,4 +44,21 @@ def test_the_inner_paths_of_the_architecture_exist() -> None:
 
 def test_no_machine_paths_or_hosts_in_what_is_published() -> None:
     for document in DOCUMENTS:
-        assert not re.search(r"/work/|/root/|/home/\w|://(?!github\.com|arxiv)", document.read_text(encoding="utf-8"))
+        text = document.read_text(encoding="utf-8")
+        assert not re.search(r"/work/|/root/|/home/\w|https?://(?!github\.com|arxiv|\.\.\.)", text), document.name
+
+
+def test_the_scrapers_page_explains_every_reason_and_setting() -> None:
+    text = (ROOT / "docs" / "scraping.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    explained = {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    for reason in Reason:
+        _, status, again, *_ = explained[reason.value]
+        assert status == reason.status and (again.strip() == "yes") == reason.can_still_pass, reason
+    keys = [
+        f"{section}.{key}"
+        for section, field in ScrapeSettings.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", ())
+    ]
+    assert len(keys) > 40
+    assert [key for key in keys if f"`{key}`" not in text] == []

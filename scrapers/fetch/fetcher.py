@@ -103,7 +103,7 @@ class Fetcher:
         if self._settings.per_host is not None:
             return self._settings.per_host
         # An address that the user opened is the user's own.
-        address = URL(f"http://{host}").host or ""
+        address = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
         return self._settings.concurrency if self._client.is_opened(address) else PER_HOST
 
     def _start(self, host: str, job: Job) -> None:
@@ -153,7 +153,8 @@ class Fetcher:
         """Return the seconds to wait before another try, or None if there is none."""
         if not verdict.reason.can_still_pass or job.tries + 1 >= self._settings.tries:
             return None
-        if verdict.reason is Reason.HOST_DOWN:
+        # Who has held us for all the time there is may not do so three times over.
+        if verdict.reason in (Reason.HOST_DOWN, Reason.TOTAL_TIMEOUT):
             return None
         # Full jitter, so that what failed together does not come back together.
         wait_s = random.uniform(0, self._settings.backoff_s * 4**job.tries)
@@ -166,7 +167,7 @@ class Fetcher:
 
 def _host_of(url: URL) -> str:
     """Name whom a URL asks: host and port."""
-    return url.authority
+    return url.host_port_subcomponent or ""
 
 
 __all__ = ["Fetcher", "Job", "Result", "WriteError"]
