@@ -4,13 +4,16 @@ BIN := .venv/bin
 # One thread a process: at the demo's size more threads cost more than they give, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-forgetting test lint docs clean
+.PHONY: demo demo-forgetting scoreboard test lint docs clean
 
 demo: .venv/.installed
 	$(BIN)/python -m demo.run
 
 demo-forgetting: .venv/.installed
 	$(BIN)/python -m demo.run --forgetting
+
+scoreboard: .venv/.installed-docs
+	$(BIN)/python -m demo.scoreboard
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2
@@ -33,6 +36,10 @@ docs: .venv/.installed
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	touch $@
+
+.venv/.installed-docs: .venv/.installed
+	$(BIN)/python -m pip install -c constraints.txt -e ".[docs]"
 	touch $@
 
 clean:

@@ -57,7 +57,7 @@ def _kill(process: subprocess.Popen[bytes], run: Path, at_step: int) -> None:
     """Send SIGKILL once `at_step` steps are done."""
     metrics = run / "metrics.jsonl"
     while process.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= at_step:
+        if metrics.exists() and f'"step": {at_step}, '.encode() in metrics.read_bytes():
             # The group, so that the process that decodes images ends too.
             os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
             process.wait()

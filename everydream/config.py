@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.errors import ConfigError
+from everydream.evaluation.settings import PreservationSettings
 from everydream.methods.full import TextEncoderSettings, UNetSettings
 from everydream.models.settings import ModelSettings, is_hub_id
 from everydream.sampling.settings import SampleSettings
@@ -61,6 +62,8 @@ class RunConfig(Settings):
     """What is written, and when."""
     samples: SampleSettings = SampleSettings()
     """Pictures while training."""
+    preservation: PreservationSettings = PreservationSettings()
+    """What is kept of the base model, measured while training."""
     trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
     """Where numbers and samples are sent besides metrics.jsonl; files go to the run folder."""
 
@@ -237,6 +240,22 @@ def _cross_checks(config: RunConfig) -> list[str]:
             f"data.bucket_step: {config.data.bucket_step} is larger than data.resolution {config.data.resolution}; "
             f"use a divisor of it, e.g. {max(8, config.data.resolution // 8 // 8 * 8)}."
         )
+    preservation = config.preservation
+    if preservation.path is not None and not preservation.images:
+        problems.append(
+            "preservation.images: 0, so nothing of preservation.path would be measured; say how many of its images, "
+            "e.g. 16, or take the path out."
+        )
+    if (
+        preservation.images
+        and preservation.path is None
+        and not any(source.role == "ground_truth" for source in config.data.sources)
+    ):
+        problems.append(
+            f"preservation.images: {preservation.images} images are to be held out of ground truth, and no source has "
+            "role: ground_truth. Give one that role, name a folder of captioned images to measure under "
+            "preservation.path, or set this to 0."
+        )
     if "wandb" in config.trackers and not _importable("wandb"):
         problems.append(
             'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
@@ -267,6 +286,7 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
             ),
             "data": config.data.model_copy(update={"sources": sources}),
             "samples": config.samples.model_copy(update={"prompts": found(config.samples.prompts)}),
+            "preservation": config.preservation.model_copy(update={"path": found(config.preservation.path)}),
         }
     )
 
@@ -274,6 +294,7 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
 def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
     """Return a line for each path that is not there."""
     named = [(f"data.sources.{n}.path", source.path) for n, source in enumerate(config.data.sources)]
+    named.append(("preservation.path", config.preservation.path or ""))
     if to_train:
         named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]
         named += [("model.path", config.model.path)] if not is_hub_id(config.model.path) else []

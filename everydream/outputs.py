@@ -1,4 +1,4 @@
-"""What a run writes: last.ckpt, exports and sample pictures, each a callable for the loop."""
+"""What a run writes: last.ckpt, exports, sample pictures, what is kept of the base; each a callable for the loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +12,10 @@ from PIL import Image
 from torch.optim import Optimizer
 
 from everydream.config import RunConfig
-from everydream.errors import DiskError
+from everydream.errors import DataError, DiskError
+from everydream.evaluation import preservation
 from everydream.evaluation.grids import labelled_grid
+from everydream.evaluation.heldout import Measured
 from everydream.formats.atomic import format_bytes, require_space
 from everydream.methods.full import ParameterGroup
 from everydream.models.family import Family
@@ -23,7 +25,7 @@ from everydream.training import export, state
 from everydream.training.display import Display
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
-from everydream.training.metrics import Events
+from everydream.training.metrics import Events, JsonLines
 from everydream.training.optim import optimizer_state
 from everydream.training.runs import LAST
 from everydream.types import Index, Progress
@@ -66,6 +68,8 @@ class Writer:
     facts: state.Facts
     events: Events
     display: Display
+    base: dict[int, float]
+    """The base's losses, which the monitor adds before training; saved so that a resume compares with the same."""
     unsaved: str | None = None
     """Why the latest last.ckpt could not be written, if it could not."""
     unexported: str | None = None
@@ -109,6 +113,7 @@ class Writer:
             progress=progress,
             facts=self.facts,
             machine=self.launch.machine(),
+            base=self.base,
         )
         self.events.note("saved", step=progress.step)
 
@@ -183,6 +188,38 @@ class Sampler:
         grid = labelled_grid(rows, prompts, scales, f"{self.config.project}, step {step}")
         Image.fromarray(grid).save(self.folder / f"s{step:06d}-grid.png")
         self.launch.track_images({"samples": grid}, step)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Measures what is kept of the base model: a line for the user, one of metrics.jsonl, the trackers."""
+
+    config: RunConfig
+    measured: Measured
+    writer: Writer
+    metrics: JsonLines
+
+    def __call__(self, step: int) -> None:
+        """Measure the weights as they are after `step` steps; before the first one they are the base."""
+        writer, settings = self.writer, self.config.preservation
+        if step == 0 and writer.base.keys() >= set(self.measured.identities):
+            return  # resumed from before the first step: the base is known, and its line is written
+        with writer.shown_weights(), writer.launch.autocast():
+            losses, failed = preservation.losses(
+                writer.trainee.family, self.measured, self.config.data, self.config.seed, settings.timesteps,
+                writer.launch.device,
+            )  # fmt: skip
+        for rejection in failed:
+            writer.display.say(f"Preservation: {rejection.path} cannot be measured: {rejection.reason}")
+        if not losses:
+            raise DataError("none of the images can be read")
+        if step == 0:
+            writer.base.update(losses)
+        found = preservation.compare(losses, writer.base)
+        numbers = found.numbers()
+        self.metrics.write({"step": step, **numbers, "preservation/images": found.num})
+        writer.launch.track(numbers, step)
+        writer.display.say(found.describe(step, held_out=settings.path is None))
 
 
 def size_report(config: RunConfig, trainee: Trainee) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from everydream.data.buckets import kept_fraction
 from everydream.data.scan import source_warnings
 from everydream.data.settings import SourceSettings
+from everydream.evaluation.heldout import shared_with_training
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
 from everydream.training import export
@@ -26,7 +27,7 @@ MAX_TOKENS = 77
 
 def describe_sources(planned: Planned) -> list[str]:
     """Return a line per source: images, draws, true share of the epoch."""
-    index, counts = planned.index, planned.mix.counts(0)
+    index, counts, held_out_N = planned.index, planned.mix.counts(0), planned.held_out()
     total = max(int(counts.sum()), 1)
     lines = []
     for number, (name, source) in enumerate(zip(index.names, planned.config.data.sources, strict=True)):
@@ -35,6 +36,8 @@ def describe_sources(planned: Planned) -> list[str]:
         draws = int(counts[mine].sum())
         role = " (ground truth)" if source.role == "ground_truth" else ""
         lost = f", {rejected} rejected" if rejected else ""
+        held_out = int((mine & held_out_N).sum())
+        lost += f", {held_out} of them held out" if held_out else ""
         percent = 100 * draws / total
         weight = f", loss_scale {source.loss_scale:g}" if source.loss_scale != 1.0 else ""
         images = f"{int(mine.sum())} images{lost}, {_amount(source)}{weight}"
@@ -51,13 +54,40 @@ def _amount(source: SourceSettings) -> str:
     return f"repeats {1.0 if source.repeats is None else source.repeats:g}"
 
 
+def describe_measured(planned: Planned) -> list[str]:
+    """Return what the preservation monitor measures and when; nothing if it is off."""
+    settings, measured = planned.config.preservation, planned.measured
+    if measured is None:
+        return []
+    if settings.path is None:
+        counts = Counter(planned.index.names[int(number)] for number in measured.index.source_N)
+        what = f"{len(measured.index)} held-out images ({', '.join(f'{name} {n}' for name, n in counts.items())})"
+        rejected = []
+    else:
+        what = f"{len(measured.index)} images of {settings.path}"
+        rejected = [f"not measured: {item.path}: {item.reason}" for item in measured.index.rejected]
+    often = "after each epoch" if settings.every_steps is None else f"every {settings.every_steps} steps"
+    when = f"before training, {often} and at the end"
+    more = [f"... and {len(rejected) - _OF_A_KIND} more"] if len(rejected) > _OF_A_KIND else []
+    return [f"{what}, each at {settings.timesteps} noise levels: {when}", *rejected[:_OF_A_KIND], *more]
+
+
+def describe_shared(planned: Planned) -> list[str]:
+    """Return a line for each training source that has files of a ground-truth source."""
+    index = planned.index
+    return [
+        f"{index.names[a]} and {index.names[b]} (ground truth) have {num} files in common, which are drawn for both"
+        for a, b, num in shared_with_training(index, planned.config.data.sources)
+    ]
+
+
 def describe_buckets(planned: Planned) -> list[str]:
     """Return a line per bucket: images, draws, how much is cropped away."""
-    index, counts = planned.index, planned.mix.counts(0)
+    index, counts, held_out_N = planned.index, planned.mix.counts(0), planned.held_out()
     bucket_N = planned.buckets.assign(index.width_N, index.height_N)
     lines = []
     for number, size in enumerate(planned.buckets.sizes):
-        mine = np.flatnonzero(bucket_N == number)
+        mine = np.flatnonzero((bucket_N == number) & ~held_out_N)
         if not len(mine):
             continue
         lost = [1 - kept_fraction(int(index.width_N[i]), int(index.height_N[i]), size) for i in mine]
@@ -101,6 +131,7 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
         ("Sources", describe_sources(planned)),
         ("Buckets", describe_buckets(planned)),
         ("Epochs", describe_epochs(planned)),
+        ("Measured", describe_measured(planned)),
         ("Saves", [export.describe(planned.config.checkpoints)]),
         ("Disk", [", ".join(f"{name} {size}" for name, size in sizes.items())]),
     ]
@@ -111,6 +142,7 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
         rows.append(
             ("Note", [f"lr_schedule.warmup_steps {warmup} is as long as the run: the peak rate is not reached"])
         )
+    rows.append(("Note", describe_shared(planned)))
     return _table(rows)
 
 
@@ -141,8 +173,8 @@ def describe_end(run: Path, progress: Progress, total_steps: int, ended_by: int 
 
 def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict[str, Any]:
     """Return the report of `everydream inspect --json`; image paths are relative to their source."""
-    index, counts = planned.index, planned.mix.counts(0)
-    bucket_N = planned.buckets.assign(index.width_N, index.height_N)
+    index, counts, held_out_N = planned.index, planned.mix.counts(0), planned.held_out()
+    sizes = planned.bucket_of_each()
     warnings = image_warnings(planned, count_tokens)
     images = []
     for i in range(len(index)):
@@ -150,13 +182,15 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
         entry: dict[str, Any] = {
             "path": index.paths[i],
             "caption": variants[0] if variants else "",
-            "bucket": list(planned.buckets.sizes[int(bucket_N[i])]),
+            "bucket": list(sizes[i]),
             "draws": int(counts[i]),
             "source": index.names[int(index.source_N[i])],
             "warnings": warnings.get(i, []),
         }
         if len(variants) > 1:
             entry["variants"] = variants
+        if held_out_N[i]:
+            entry["held_out"] = True
         images.append(entry)
     plan = planned.epoch(0)
     return {
@@ -179,13 +213,12 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
 
 def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict[int, list[str]]:
     """Return what is unusual about each image: what the scan said, lost caption tails, enlargement, heavy crops."""
-    index = planned.index
-    bucket_N = planned.buckets.assign(index.width_N, index.height_N)
+    index, sizes = planned.index, planned.bucket_of_each()
     warnings = {record: list(lines) for record, lines in index.warnings.items()}
     lengths: dict[str, int] = {}
     for i in range(len(index)):
         width, height = int(index.width_N[i]), int(index.height_N[i])
-        bucket = planned.buckets.sizes[int(bucket_N[i])]
+        bucket = sizes[i]
         scale = max(bucket[0] / width, bucket[1] / height)
         if scale > 1:
             warnings.setdefault(i, []).append(
@@ -232,13 +265,15 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
     unusual += _by_kind(
         [(f"{e['source']}/{e['path']}", warning) for e in report["images"] for warning in e["warnings"]]
     )
-    draws = Counter(entry["draws"] for entry in report["images"])
+    unusual += describe_shared(planned)
+    draws = Counter(entry["draws"] for entry in report["images"] if "held_out" not in entry)
     rows = [
         ("Sources", describe_sources(planned)),
         ("Captions", [f"{len(captions)} different ones; the most frequent:", *common]),
         ("Buckets", describe_buckets(planned)),
         ("Draws", [f"{number} drawn {times} times an epoch" for times, number in sorted(draws.items())]),
         ("Epochs", describe_epochs(planned)),
+        ("Measured", describe_measured(planned)),
         ("Unusual", unusual or ["nothing"]),
         ("Rejected", describe_rejected(planned) or ["nothing"]),
     ]

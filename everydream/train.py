@@ -18,7 +18,7 @@ from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods.full import attach
 from everydream.models.load import load, restore
-from everydream.outputs import Sampler, Trainee, Writer, disk_needed
+from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run, require_fitting_buckets
 from everydream.report import describe_end, describe_plan
 from everydream.training import metrics, runs, state
@@ -45,7 +45,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
 
     with display.counting("Checking images") as counter:
         planned = plan_run(config, counter)
-    facts = state.Facts.of(config.plain(), planned.index)
+    facts = state.Facts.of(config.plain(), planned.index, *planned.apart())
     changed: list[str] = []
     if checkpoint is not None:
         changed += state.require_same(checkpoint, facts, allow_changes)
@@ -55,6 +55,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         return runs.run_of(checkpoint.path) or checkpoint.path.parent, None
 
     trainee = prepare(config, launch, planned, checkpoint, changed)
+    base = checkpoint.base if checkpoint is not None else {}
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
     display.say(describe_plan(planned, trainee, launch.describe(limits(planned).images_per_step)))
@@ -77,7 +78,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         for rejection in planned.index.rejected:
             source = planned.index.names[rejection.source]
             events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
-        writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display)
+        writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display, base)
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         collaborators = Collaborators(
             launch=launch,
@@ -93,6 +94,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             export=writer.export,
             sample=sampler if config.samples.every_steps else None,
             samples_every=config.samples.every_steps or 0,
+            preserve=Monitor(config, planned.measured, writer, lines) if planned.measured is not None else None,
+            preserve_every=config.preservation.every_steps,
             cadence=SaveCadence(config.checkpoints),
             metrics=lines,
             events=events,

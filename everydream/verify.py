@@ -1,6 +1,7 @@
 """Proves exact resume for a user's own config: a straight run against one that is killed and resumed."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -76,7 +77,9 @@ def _run_and_kill(arguments: list[str], runs_dir: Path, at_step: int) -> int:
 
 
 def _steps_done(runs_dir: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in runs_dir.glob("*/metrics.jsonl"))
+    # Not the lines: some steps have one of their own for what was measured after them.
+    lines = [line for path in runs_dir.glob("*/metrics.jsonl") for line in path.read_bytes().split(b"\n")[:-1]]
+    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 def _last(runs_dir: Path) -> Path:

@@ -107,26 +107,29 @@ def apportion(weights: Sequence[int], slots: int) -> list[int]:
     return shares
 
 
-def make_mix(index: Index, sources: Sequence[SourceSettings], seed: int) -> Mix:
-    """Turn each source's repeats, share or choose into exact draws per epoch.
+def make_mix(index: Index, sources: Sequence[SourceSettings], seed: int, held_out: Ints | Sequence[int] = ()) -> Mix:
+    """Turn each source's repeats, share or choose into exact draws per epoch; `held_out` records get none.
 
     A share is a share of all draws: with shares summing to S, the sources that have repeats or
     choose make up the other 1 - S.
     """
+    drawable_N = np.ones(len(index), np.bool_)
+    drawable_N[np.asarray(held_out, np.int64)] = False
+    records = [_shuffled_records(index, number, seed, drawable_N) for number in range(len(sources))]
     base: list[SourceMix | None] = [
-        None if setting.share is not None else _counted(index, number, setting, seed)
+        None if setting.share is not None else _counted(index, records[number], setting)
         for number, setting in enumerate(sources)
     ]
     base_draws = sum((_per_epoch(mix) for mix in base if mix is not None), Fraction(0))
     shares = {n: Fraction(s.share).limit_denominator(_UNIT) for n, s in enumerate(sources) if s.share is not None}
     # A source without a usable image cannot take its share; the rest keeps its amount.
-    usable = {n: share for n, share in shares.items() if (index.source_N == n).any()}
+    usable = {n: share for n, share in shares.items() if len(records[n])}
     rest = 1 - sum(usable.values(), Fraction(0))
     mixes = []
     for number, mix in enumerate(base):
         if mix is None:
             draws = base_draws * usable[number] / rest if number in usable else Fraction(0)
-            mix = _spread(index, number, draws, seed)  # noqa: PLW2901
+            mix = _spread(index, records[number], draws)  # noqa: PLW2901
         mixes.append(mix)
     return Mix(mixes, len(index))
 
@@ -135,28 +138,26 @@ def _per_epoch(mix: SourceMix) -> Fraction:
     return int(mix.whole.sum()) + mix.rest_per_epoch
 
 
-def _counted(index: Index, number: int, setting: SourceSettings, seed: int) -> SourceMix:
+def _counted(index: Index, records: Ints, setting: SourceSettings) -> SourceMix:
     """Return the part of a source that is given by repeats (default 1) or choose."""
     if setting.choose is not None:
-        return _spread(index, number, Fraction(setting.choose), seed)
-    records = _shuffled_records(index, number, seed)
+        return _spread(index, records, Fraction(setting.choose))
     repeats = 1.0 if setting.repeats is None else setting.repeats
     units = np.rint(repeats * index.repeats_N[records] * _UNIT).astype(np.int64)
     weights = units % _UNIT
     return SourceMix(records, units // _UNIT, weights, Fraction(int(weights.sum()), _UNIT))
 
 
-def _spread(index: Index, number: int, draws: Fraction, seed: int) -> SourceMix:
+def _spread(index: Index, records: Ints, draws: Fraction) -> SourceMix:
     """Return a source's part that makes exactly `draws` draws an epoch, in proportion to the folders' multipliers."""
-    records = _shuffled_records(index, number, seed)
     weights = np.rint(index.repeats_N[records] * _UNIT).astype(np.int64)
     weights //= max(int(np.gcd.reduce(weights)), 1) if len(weights) else 1
     none = np.zeros(len(records), np.int64)
     return SourceMix(records, none, weights, draws if len(records) else Fraction(0))
 
 
-def _shuffled_records(index: Index, number: int, seed: int) -> Ints:
+def _shuffled_records(index: Index, number: int, seed: int, drawable_N: NDArray[np.bool_]) -> Ints:
     """Return the source's records in a fixed random order, so that neighbours in a folder are not drawn together."""
-    records = np.flatnonzero(index.source_N == number).astype(np.int64)
+    records = np.flatnonzero((index.source_N == number) & drawable_N).astype(np.int64)
     numpy_generator(derive(seed, "rotation", index.names[number])).shuffle(records)
     return records

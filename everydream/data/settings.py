@@ -20,8 +20,8 @@ class SourceSettings(Settings):
     """`ground_truth` marks real images that keep the model from forgetting; it is shown apart in the plan."""
     repeats: Annotated[float, Field(ge=0.0)] | None = None
     """Draws per image and epoch, fractions allowed. Exactly one of repeats, share, choose; default: repeats 1."""
-    share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Share of all draws of an epoch, e.g. 0.25 for a quarter."""
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Share of all draws of an epoch, e.g. 0.25 for a quarter; 0 for none."""
     choose: Annotated[int, Field(ge=1)] | None = None
     """Draws per epoch from this source in all; rotates through its images over the epochs."""
     captions: Literal["everydream", "label", "manifest"] | None = None

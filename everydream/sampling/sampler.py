@@ -1,6 +1,7 @@
 """Prompts to images with classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,14 +30,21 @@ def sample_images(
     factor = family.spatial_factor
     if width % factor or height % factor:
         raise ValueError(f"samples of {width} x {height} px: both sides must be multiples of {factor} for this model")
+    with looking_only(family):
+        shape = (4, height // factor, width // factor)
+        latents = _denoise(family, prompts, negative_prompt, gaussian(seeds, "sample", shape), steps, guidance)
+        return list(family.decode(latents).numpy())
+
+
+@contextmanager
+def looking_only(family: Family) -> Iterator[None]:
+    """Put the networks in evaluation mode, without gradients, for the length of the block."""
     modes = {name: module.training for name, module in family.modules().items()}
     for module in family.modules().values():
         module.eval()
     try:
         with torch.no_grad():
-            shape = (4, height // factor, width // factor)
-            latents = _denoise(family, prompts, negative_prompt, gaussian(seeds, "sample", shape), steps, guidance)
-            return list(family.decode(latents).numpy())
+            yield
     finally:
         for name, module in family.modules().items():
             module.train(modes[name])

@@ -1,4 +1,4 @@
-"""The one loop: losses become optimizer steps; metrics, samples and checkpoints follow on their cadence.
+"""The one loop: losses become optimizer steps; metrics, looks at the model and checkpoints follow on their cadence.
 
 It is never subclassed and never copied. What differs between models, methods and objectives is behind
 the family, the parameter groups and the step.
@@ -53,6 +53,10 @@ class Collaborators:
     sample: Callable[[int], None] | None
     """Draws samples after so many steps; None: never."""
     samples_every: int
+    preserve: Callable[[int], None] | None
+    """Measures after so many steps what is kept of the base model; None: never."""
+    preserve_every: int | None
+    """Steps; None: after each epoch."""
     cadence: SaveCadence
     metrics: JsonLines
     events: Events
@@ -113,8 +117,8 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
 
     Raises TrainingError after three non-finite steps in a row, with last.ckpt from before the first.
     """
-    if c.sample is not None and progress.step == 0:
-        _sample(c, 0)
+    if progress.step == 0:
+        _look(c, 0, preserve=True, sample=True)
     before_bad, bad_in_a_row, unscaled_in_a_row = progress, 0, 0
     while progress.epoch < limits.epochs and progress.step < limits.total_steps:
         plan = c.plan(progress.epoch)
@@ -152,8 +156,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
             if progress.epoch == plan.epoch:
                 progress = replace(progress, epoch=plan.epoch + 1, step_in_epoch=0)
     # What is due comes before last.ckpt: a run that is killed in between does it again, and never not at all.
-    if c.sample is not None:
-        _sample(c, progress.step)
+    _look(c, progress.step, preserve=True, sample=True)
     c.export(progress)
     c.save(progress)
     return progress, None
@@ -229,27 +232,35 @@ def _report(
 
 
 def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool) -> None:
-    """Sample, export and save where due. The main process's clock decides for all."""
+    """Look, export and save where due. The main process's clock decides for all."""
     last, export = c.launch.from_main(c.cadence.due(progress, epoch_ended))
-    if c.sample is not None and progress.step % c.samples_every == 0:
-        _sample(c, progress.step)
+    _look(
+        c,
+        progress.step,
+        preserve=epoch_ended if c.preserve_every is None else progress.step % c.preserve_every == 0,
+        sample=c.sample is not None and progress.step % c.samples_every == 0,
+    )
     if export:
         c.export(progress)
     if last:
         c.save(progress)
 
 
-def _sample(c: Collaborators, step: int) -> None:
-    """Draw samples on the main process; whatever goes wrong there is told, and training goes on."""
-    assert c.sample is not None
-    if c.launch.is_main:
-        try:
-            c.sample(step)
-        except Exception as error:
-            # Sampling is a look at the run and not part of it: memory, a prompt file, a full disk.
-            c.events.note("sampling failed", step=step, error=f"{type(error).__name__}: {error}")
-            c.display.say(f"Samples at step {step} failed, training goes on: {type(error).__name__}: {error}")
-    c.launch.wait()
+def _look(c: Collaborators, step: int, *, preserve: bool, sample: bool) -> None:
+    """Measure and sample where due, on the main process; whatever goes wrong there is told, and training goes on."""
+    due = [("preservation", c.preserve if preserve else None), ("sampling", c.sample if sample else None)]
+    for what, look in due:
+        if look is None:
+            continue
+        if c.launch.is_main:
+            try:
+                look(step)
+            except Exception as error:
+                # A look at the run and not part of it: memory, a prompt file, a full disk.
+                c.events.note(f"{what} failed", step=step, error=f"{type(error).__name__}: {error}")
+                told = f"{what.capitalize()} at step {step} failed, training goes on: {type(error).__name__}: {error}"
+                c.display.say(told)
+        c.launch.wait()
 
 
 def _bad_message(skipped: str | None, saved: Progress, unsaved: str | None, gathered: _Gathered) -> str:

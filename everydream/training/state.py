@@ -3,7 +3,8 @@
     state_dict    the model under single-file names, float32       what other tools read
     optimizer     state by parameter name
     ema           averaged weights by parameter name
-    everydream    version, progress, model description, and the facts that must match on resume
+    everydream    version, progress, model description, the facts that must match on resume, and the
+                  base's losses that preservation is measured by
 
 All plain containers and tensors: it opens with `torch.load(weights_only=True)`. It holds no time, no
 path of the run and no RNG state, so a resumed run writes the same bytes as the uninterrupted one.
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from everydream.errors import FormatError, ResumeError
+from everydream.evaluation.settings import PreservationSettings
 from everydream.formats.files import METADATA_KEY, StateDict, total_bytes, write_pickle
 from everydream.formats.pickles import load_pickle
 from everydream.models.family import Family
@@ -37,10 +39,13 @@ class Facts:
     """Record key -> digest."""
 
     @staticmethod
-    def of(config: dict[str, Any], index: Index) -> "Facts":
+    def of(config: dict[str, Any], *indexes: Index) -> "Facts":
         """Return the facts of a run."""
-        keys = [index.key(record) for record in range(len(index))]
-        return Facts(config, dict(zip(keys, index.digest_N.view(np.int64).tolist(), strict=True)))
+        images: dict[str, int] = {}
+        for index in indexes:
+            keys = [index.key(record) for record in range(len(index))]
+            images |= zip(keys, index.digest_N.view(np.int64).tolist(), strict=True)
+        return Facts(config, images)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Checkpoint:
     facts: Facts
     machine: dict[str, int]
     """Numbers of processes and threads; with others the same run rounds otherwise."""
+    base: dict[int, float]
+    """Losses of the model before training, by what was measured; empty if nothing was."""
 
 
 def save_checkpoint(
@@ -69,6 +76,7 @@ def save_checkpoint(
     progress: Progress,
     facts: Facts,
     machine: Mapping[str, int],
+    base: Mapping[int, float],
 ) -> None:
     """Write last.ckpt; the previous one stays until the new one is whole."""
     ours = {
@@ -80,6 +88,8 @@ def save_checkpoint(
         "config": json.dumps(facts.config, sort_keys=True),
         "image_keys": json.dumps(list(facts.images)),
         "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
+        "base_identities": torch.tensor(list(base), dtype=torch.int64),
+        "base_losses": torch.tensor(list(base.values()), dtype=torch.float64),
     }
     contents = {"state_dict": family.single_file(), "optimizer": optimizer, "ema": ema, METADATA_KEY: ours}
     write_pickle(path, contents)
@@ -107,6 +117,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} was written by another version of EveryDream (state {ours['version']}, this one reads {VERSION})."
         )
     keys = json.loads(ours["image_keys"])
+    # Older files know of no preservation: their runs did what its defaults do, and measured no base.
+    config = {"preservation": PreservationSettings().model_dump(), **json.loads(ours["config"])}
+    measured = "base_losses" in ours
     return Checkpoint(
         path=path,
         tensors=contents["state_dict"],
@@ -116,7 +129,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         scaler=ours["scaler"],
         progress=Progress(**ours["progress"]),
         machine=ours["machine"],
-        facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
+        facts=Facts(config, dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
+        base=dict(zip(ours["base_identities"].tolist(), ours["base_losses"].tolist(), strict=True)) if measured else {},
     )
 
 
@@ -134,7 +148,7 @@ def peek_config(path: Path) -> dict[str, Any]:
 # What may differ between a run and its continuation without changing a single number of the training.
 _FREE = (
     "project", "runs_dir", "samples", "trackers", "checkpoints", "model.path", "model.config", "data.workers",
-    "data.check", "data.strict", "train.gradient_checkpointing",
+    "data.check", "data.strict", "train.gradient_checkpointing", "preservation.every_steps",
 )  # fmt: skip
 _SHOWN = 20
 
@@ -145,7 +159,7 @@ def changes(before: Facts, now: Facts) -> list[str]:
     lines = [
         f"{key}: was {old.get(key, 'not set')}, is {new.get(key, 'not set')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _is_free(key)
+        if old.get(key) != new.get(key) and not _is_free(key, old.get(key), new.get(key))
     ]
     removed = [f"image gone: {key}" for key in before.images if key not in now.images]
     added = [f"image new: {key}" for key in now.images if key not in before.images]
@@ -179,9 +193,10 @@ def rounding_notes(checkpoint: Checkpoint, machine: Mapping[str, int]) -> list[s
     ]
 
 
-def _is_free(key: str) -> bool:
-    # Source paths may move; what is in them is compared image by image.
-    moved = key.startswith("data.sources.") and key.endswith(".path")
+def _is_free(key: str, before: Any, now: Any) -> bool:
+    # Folders may move; what is in them is compared image by image. With or without one is another matter.
+    source_moved = key.startswith("data.sources.") and key.endswith(".path")
+    moved = source_moved or (key == "preservation.path" and None not in (before, now))
     return moved or any(key == free or key.startswith(free + ".") for free in _FREE)
 
 

@@ -255,17 +255,17 @@ def test_sampling_that_fails_is_told_and_training_goes_on(
 def test_a_prompt_file_may_change_while_it_runs(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everydream.training import loop
+    from everydream.outputs import Sampler
 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n", encoding="utf-8")
-    original = loop._sample
+    original = Sampler.__call__
 
-    def then_change(c: Any, step: int) -> None:
-        original(c, step)
+    def then_change(sampler: Sampler, step: int) -> None:
+        original(sampler, step)
         prompts.write_text("a dog\na bird\n", encoding="utf-8") if step == 0 else prompts.unlink(missing_ok=True)
 
-    monkeypatch.setattr(loop, "_sample", then_change)
+    monkeypatch.setattr(Sampler, "__call__", then_change)
     run = train_here(project(train={"max_steps": 4}, samples={"every_steps": 2, "prompts": str(prompts), "steps": 2}))
     names = sorted(path.name for path in (run / "samples").glob("*-p*.png"))
     assert names == ["s000000-p00-g7.png", "s000002-p00-g7.png", "s000002-p01-g7.png"]

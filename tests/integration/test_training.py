@@ -201,6 +201,21 @@ def test_loss_scale_is_the_sources_own(project: Project, tmp_path: Path) -> None
         assert b.loss_scale_B.tolist() == expected
 
 
+def test_flips_and_dropout_are_the_sources_own(project: Project, tmp_path: Path) -> None:
+    make_images(tmp_path / "mine", 6, seed=1)
+    make_images(tmp_path / "real", 5, seed=2)
+    sources = [
+        {"path": str(tmp_path / "mine"), "repeats": 3, "flip_p": 1.0, "dropout": 0.0},
+        {"path": str(tmp_path / "real"), "share": 0.5, "flip_p": 0.0, "dropout": 1.0, "role": "ground_truth"},
+    ]
+    drawn = [
+        (key.split("/")[0], crop.flipped, caption == "")
+        for b in batches(project(data={"sources": sources, "flip_p": 0.5}, captions={"dropout": 0.5}))
+        for key, crop, caption in zip(b.keys, b.crops, b.captions, strict=True)
+    ]
+    assert sorted(set(drawn)) == [("mine", True, False), ("real", False, True)] and len(drawn) == 36
+
+
 def test_the_plan_is_printed_first(project: Project) -> None:
     done = run_cli("train", "--config", project(train={"max_steps": 2}))
     for said in (

@@ -1,0 +1,145 @@
+"""How much of the base model is kept: its loss on ground truth it is not trained on, at fixed noise and timesteps.
+
+    measured images -> losses (one an image) -> compare with the base's -> numbers, and a line of words
+
+The loss is the objective's own, without weights. Everything in it is derived from the run's seed and the
+image, so two measurements differ by the weights of the model alone, and the change is judged image by image.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from everydream.data.loader import PieceDataset
+from everydream.data.plan import pieces_for_rank
+from everydream.data.settings import DataSettings
+from everydream.diffusion.loss import mse_per_image
+from everydream.diffusion.noise import gaussian
+from everydream.diffusion.timesteps import stratified_timesteps
+from everydream.evaluation.heldout import Measured
+from everydream.models.family import Family
+from everydream.sampling.sampler import looking_only
+from everydream.seeding import derive
+from everydream.types import Batch, EpochPlan, Rejection
+
+_TOGETHER = 4
+"""Noise levels a forward pass: a constant, since another size of batch rounds otherwise."""
+
+
+@dataclass(frozen=True)
+class Preservation:
+    """One measurement beside the base's."""
+
+    loss: float
+    """Mean over all images that could be measured."""
+    num: int
+    base: float | None
+    """Mean of the base over those of them that it was measured on; None: on none."""
+    change: float | None
+    """Mean difference to the base, image by image; above 0 is forgetting."""
+    margin: float | None
+    """Half the 95 % confidence interval of the change, over images; None under two of them."""
+    num_compared: int
+
+    def numbers(self) -> dict[str, float]:
+        """Return what is written and tracked."""
+        values = {"loss": self.loss, "base": self.base, "change": self.change, "margin": self.margin}
+        return {f"preservation/{name}": value for name, value in values.items() if value is not None}
+
+    def describe(self, step: int, held_out: bool) -> str:
+        """Return the line for the user."""
+        what = "held-out images" if held_out else "images"
+        line = f"Preservation at step {step}: {self.loss:.4f} on {self.num} {what}"
+        if self.base is None or self.change is None:
+            return f"{line}; no base to compare with, since this run did not measure them before training"
+        if step == 0:
+            return f"{line}: the base, which later steps are compared with"
+        known = "" if self.num_compared == self.num else f" (known for {self.num_compared} of them)"
+        margin = "" if self.margin is None else f" ± {self.margin:.4f}"
+        relative = f" ({100 * self.change / self.base:+.1f} %)" if self.base else ""
+        return f"{line}, base {self.base:.4f}{known}, {self.change:+.4f}{margin}{relative}"
+
+
+def compare(losses: Mapping[int, float], base: Mapping[int, float]) -> Preservation:
+    """Set the losses beside the base's, by the images' identities."""
+    pairs = [(loss, base[identity]) for identity, loss in losses.items() if identity in base]
+    differences = [now - before for now, before in pairs]
+    num = len(pairs)
+    change = math.fsum(differences) / num if num else None
+    margin = None
+    if change is not None and num > 1:
+        variance = math.fsum((difference - change) ** 2 for difference in differences) / (num - 1)
+        # Student's t: with few images the normal distribution's 1.96 would promise too much (3.18 at four).
+        from scipy.stats import t  # noqa: PLC0415 - takes a second to import
+
+        margin = float(t.ppf(0.975, num - 1)) * math.sqrt(variance / num)
+    return Preservation(
+        loss=math.fsum(losses.values()) / len(losses),
+        num=len(losses),
+        base=math.fsum(before for _, before in pairs) / num if num else None,
+        change=change,
+        margin=margin,
+        num_compared=num,
+    )
+
+
+def losses(
+    family: Family, measured: Measured, data: DataSettings, seed: int, timesteps: int, device: torch.device
+) -> tuple[dict[int, float], list[Rejection]]:
+    """Return each image's loss by its identity, and the images that cannot be read now.
+
+    Image by image, so that no loss depends on which others there are. Raises ArithmeticError for a loss that is
+    not a number.
+    """
+    found: dict[int, float] = {}
+    failed: list[Rejection] = []
+    with looking_only(family):
+        for identity, (batch, problems) in zip(measured.identities, _load(measured, data, seed), strict=True):
+            failed += problems
+            if problems:
+                continue
+            loss = image_loss(family, batch.to(device), timesteps)
+            if not math.isfinite(loss):
+                raise ArithmeticError(f"the loss of {batch.keys[0]} is {loss}")
+            found[identity] = loss
+    return found, failed
+
+
+def image_loss(family: Family, batch: Batch, timesteps: int) -> float:
+    """Return the mean loss of a batch of one image over its noise levels, one in each equal part of the schedule."""
+    objective = family.objective
+    x0 = family.encode_images(batch.pixels_BCHW, batch.seeds)
+    seeds = [derive(batch.seeds[0], "stratum", number) for number in range(timesteps)]
+    every_t = stratified_timesteps(seeds, objective.schedule.num_timesteps).to(x0.device)
+    values: list[float] = []
+    for first in range(0, timesteps, _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        t_B, noise = every_t[part], gaussian(seeds[part], "noise", x0.shape[1:]).to(x0)
+        x0_B = x0.expand(len(t_B), *x0.shape[1:])
+        conditioning = family.encode_text(batch.captions * len(t_B))
+        prediction = family.predict(objective.noise(x0_B, t_B, noise), t_B, conditioning)
+        values += mse_per_image(prediction, objective.target(x0_B, t_B, noise)).tolist()
+    return math.fsum(values) / timesteps
+
+
+def _load(measured: Measured, data: DataSettings, seed: int) -> Iterator[tuple[Batch, Sequence[Rejection]]]:
+    """Yield each image as a batch of its own, cropped at its centre, with why it could not be read."""
+    index, num = measured.index, len(measured.index)
+    plan = EpochPlan(
+        epoch=0,
+        record_K=np.arange(num, dtype=np.int64),
+        nth_K=np.zeros(num, np.int32),
+        batch_offsets=np.arange(num + 1, dtype=np.int64),
+        bucket_of_batch=measured.buckets.assign(index.width_N, index.height_N),
+        accumulation=1,
+    )
+    centred = data.model_copy(update={"crop": "center"})
+    # A root of its own for the seeds: no number that training draws is drawn here.
+    root = derive(seed, "preservation")
+    dataset = PieceDataset(list(pieces_for_rank(plan, 0, 1)), plan, index, measured.buckets, centred, root)
+    for number in range(num):
+        loaded = dataset[number]
+        yield loaded.batch, loaded.failed
