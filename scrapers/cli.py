@@ -1,7 +1,6 @@
 """`everydream scrape ...` and `python -m scrapers ...`: ground truth from the web."""
 
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -262,7 +261,7 @@ async def _watched(scrape: Any, out: Path) -> int:
         **last.counts, "ended": ended, "seconds": round(last.elapsed_s, 3), "stored_in_this_run": last.stored_now,
         "images_per_s": round(last.images_per_s, 2), "megabytes": round(last.num_bytes / 1e6, 3),
     }  # fmt: skip
-    (scrape.out / reports.SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    reports.write_summary(scrape.out, summary)
     print(
         f"{reports.describe(last.counts)}\n{last.elapsed_s:.1f} s, {last.images_per_s:.1f} images/s, "
         f"{last.num_bytes / 1e6:.1f} MB received. Set, manifest and credits: {scrape.out}"

@@ -82,8 +82,11 @@ class Ledger:
         path = folder / FOLDER / FILE
         if not create and not path.exists():
             raise ScrapeError(f"{folder} holds no scraped set: there is no {FOLDER}/{FILE} in it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ScrapeError(f"{folder} cannot hold a set: {error}. Choose another --out.") from error
         self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         try:
             # One writer: a second scrape into the same set would take up the same rows.
@@ -288,12 +291,18 @@ class Ledger:
 
 def _record(row: Sequence[Any]) -> Record:
     number, url, position, where, caption, about, *rest = row
-    return Record(number, url, position, where, caption, json.loads(about), *rest)
+    record = Record(number, url, position, where, caption, json.loads(about), *rest)
+    return record._replace(perceptual_hash=_unsigned(record.perceptual_hash))
 
 
 def _storable(text: str) -> str:
     """Return a text that UTF-8 can hold, as SQLite needs it."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _unsigned(value: int | None) -> int | None:
+    """Return what `_signed` was given."""
+    return None if value is None else value & (2**64 - 1)
 
 
 def _signed(value: int | None) -> int | None:

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,16 @@ class Scrape:
     async def run(self, stop: asyncio.Event) -> bool:
         """Scrape until the source or the limit ends, or `stop` is set; return whether it ended by itself.
 
-        Raises ScrapeError if the disk is full; the set is whole then, and the same command goes on with it.
+        Raises ScrapeError if the list cannot be read on or the disk is full; the set is whole then, and the same
+        command goes on with it.
         """
+        failure: ScrapeError | None = None
         try:
-            async with self.engine:
-                ended = await self._work(stop)
+            try:
+                async with self.engine:
+                    ended = await self._work(stop)
+            except ScrapeError as error:
+                failure, ended = error, False
             self.publisher.publish(last=ended)
             self._sink.close()
             report.write_files(self.ledger, self.out)
@@ -104,6 +109,8 @@ class Scrape:
                 f"The scrape was stopped: {error}. What is in {self.out} is whole; make room and run the same command "
                 "again to go on."
             ) from error
+        if failure is not None:
+            raise failure
         if ended:
             shutil.rmtree(self._staging, ignore_errors=True)
         return ended
@@ -148,7 +155,7 @@ class Scrape:
     async def _rows(self) -> AsyncIterator[tuple[Row, str]]:
         """Yield the rows that the filters accept, with their captions; note the others."""
         batches = self.source.rows(self.position)
-        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+        while (batch := await asyncio.to_thread(self._next, batches)) is not None:
             for row in batch:
                 if self._shard.holds(row.url):
                     caption = caption_of(row.caption, self.settings.captions.text)
@@ -158,6 +165,15 @@ class Scrape:
                         yield row, caption
                 self.position = row.number + 1
             self._note_position()
+
+    def _next(self, batches: Iterator[list[Row]]) -> list[Row] | None:
+        try:
+            return next(batches, None)
+        except (OSError, ValueError) as error:
+            raise ScrapeError(
+                f"{self.source.description}: the list cannot be read beyond row {self.position}: {error}. What was "
+                "found before is in the set; mend the list, and the same command goes on."
+            ) from error
 
     def _take_up(self, row: Row, caption: str) -> None:
         local = self._bring(row, self.ledger.last_number + 1)
@@ -294,6 +310,11 @@ def _require_same_making(ledger: Ledger, settings: ScrapeSettings, source: Sourc
     }
     begun = json.loads(ledger.get("making", "null"))
     if begun is None:
+        if foreign := [name for name in report.FILES if (out / name).exists()]:
+            raise ScrapeError(
+                f"{out} holds {', '.join(foreign)}, which this set would overwrite, and no set of ours. Choose another "
+                "--out, an empty folder best."
+            )
         ledger.put("making", json.dumps(making))
         ledger.commit()
         return

@@ -89,7 +89,7 @@ class Publisher:
             self._looks.extend([picture.perceptual_hash])
 
     def _twin(self, picture: Picture) -> Reason | None:
-        if self._filters.duplicates == "off":
+        if self._filters.duplicates == "none":
             return None
         if picture.sha256 in self._waiting_content or self._ledger.has_content(picture.sha256):
             return Reason.DUPLICATE

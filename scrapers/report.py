@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scrapers.errors import ScrapeError
 from scrapers.ledger import FILE, FOLDER, Ledger, Record
 from scrapers.types import Reason
 
 MANIFEST, CREDITS, SUMMARY = "manifest.jsonl", "credits.txt", "summary.json"
+FILES = (MANIFEST, CREDITS, SUMMARY, "index.parquet")
+"""What a set as a whole is told by."""
 Lines = Iterator[dict[str, Any]]
 
 
@@ -72,6 +75,16 @@ def write_lines(target: Path, objects: Iterable[dict[str, Any]]) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return number
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the last run in numbers. Raises ScrapeError if the disk does not take it."""
+    partial = folder / f".{SUMMARY}.part"
+    try:
+        partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / SUMMARY)
+    except OSError as error:
+        raise ScrapeError(f"The set in {folder} is whole, but {SUMMARY} could not be written: {error}.") from error
 
 
 def write_files(ledger: Ledger, folder: Path) -> None:

@@ -65,8 +65,8 @@ class FilterSettings(Settings):
     """Not these domains, nor what is below them."""
     min_bytes: Annotated[int, Field(ge=0)] = 0
     """Smaller files are refused."""
-    duplicates: Literal["off", "exact", "perceptual"] = "exact"
-    """exact: a file that the set has already is refused; perceptual: and one that looks the same."""
+    duplicates: Literal["none", "exact", "perceptual"] = "exact"
+    """none: all are kept; exact: not the same file twice; perceptual: nor two that look the same."""
     perceptual_distance: Annotated[int, Field(ge=0, le=16)] = 4
     """How many of the 64 bits of two perceptual hashes may differ for the images to look the same."""
 

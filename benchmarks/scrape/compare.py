@@ -146,7 +146,7 @@ def large(work: Path) -> None:
     with server(work, 0.0, rows=1_000_000):
         command = [*ours(work, "http", work / "ours", False), "--limit", "2000"]
         print(_row("1,000,000 rows, limit 2,000", "EveryDream", measured(command, work, work / "ours")), flush=True)
-        command = [*ours(work, "http", work / "ours", False), "--limit", "20000", "filters.duplicates=off"]
+        command = [*ours(work, "http", work / "ours", False), "--limit", "20000", "filters.duplicates=none"]
         figures = measured(command, work, work / "ours")
         print(_row("20,000 images", "EveryDream", figures), flush=True)
         print(

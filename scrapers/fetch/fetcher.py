@@ -125,7 +125,9 @@ class Fetcher:
             verdict.reason is Reason.HTTP_429 or (verdict.reason is Reason.HTTP_5XX and verdict.detail[:3] == "503")
         )
         self._schedule.ended(host, verdict, time.monotonic(), throttled=throttled)
-        if isinstance(result, Redirect):
+        if result is None:
+            self._schedule.add(host, job)
+        elif isinstance(result, Redirect):
             self._follow(job, result.url)
         elif verdict is not None and (wait_s := self._wait_before_retry(job, verdict)) is not None:
             job.tries += 1
@@ -133,12 +135,17 @@ class Fetcher:
         else:
             self._done(job, result)
 
-    async def _ask(self, host: str, job: Job) -> Body | Redirect | Verdict:
+    async def _ask(self, host: str, job: Job) -> Body | Redirect | Verdict | None:
+        """Ask for the image, if that is allowed; None: not in this turn, which came too soon for the site."""
         if self._robots is not None:
+            pace_s = self._schedule.delay_of(host)
             verdict, delay_s = await self._robots.verdict(job.url)
             if verdict is not None:
                 return verdict
             self._schedule.crawl_delay(host, delay_s)
+            # Several may have waited for the robots.txt that says to come one by one.
+            if self._schedule.delay_of(host) > pace_s:
+                return None
         return await self._client.fetch(job.url, job.target, self._look)
 
     def _follow(self, job: Job, url: URL) -> None:

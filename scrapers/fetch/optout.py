@@ -31,30 +31,26 @@ def opted_out(headers: Iterable[tuple[str, str]], now: datetime | None = None) -
 
 def _tag_says_no(value: str, now: datetime) -> bool:
     """Read one X-Robots-Tag: `noai`, `everydream: noai, nofollow`; a name counts for what follows it."""
-    token, parts = _addressee(value)
-    if token not in ("", "*", TOKEN):
-        return False
-    for part in parts:
-        word, _, rest = part.partition(":")
-        if word.strip().lower() in _NO:
-            return True
-        if word.strip().lower() == "unavailable_after" and _is_past(rest.strip(), now):
+    is_for_us = True
+    for part in _parts(value):
+        word, colon, rest = (text.strip() for text in part.lower().partition(":"))
+        if colon and word not in _WITH_VALUE:
+            is_for_us = word in ("*", TOKEN)
+            word, _, rest = (text.strip() for text in rest.partition(":"))
+        if is_for_us and (word in _NO or (word == "unavailable_after" and _is_past(rest, now))):
             return True
     return False
 
 
-def _addressee(value: str) -> tuple[str, list[str]]:
-    """Split into whom the tag is for ("" is everyone) and its directives; dates hold commas of their own."""
-    token, colon, rest = value.partition(":")
-    if not colon or "," in token or token.strip().lower() in _WITH_VALUE:
-        token, rest = "", value
+def _parts(value: str) -> list[str]:
+    """Split at commas, but not within dates."""
     parts: list[str] = []
-    for piece in rest.split(","):
-        if parts and parts[-1].strip().lower().startswith("unavailable_after") and not piece.strip().isalpha():
+    for piece in value.split(","):
+        if parts and "unavailable_after" in parts[-1].lower() and piece.strip()[:1].isdigit():
             parts[-1] += "," + piece
         else:
             parts.append(piece)
-    return token.strip().lower(), parts
+    return parts
 
 
 def _is_past(text: str, now: datetime) -> bool:
@@ -62,7 +58,7 @@ def _is_past(text: str, now: datetime) -> bool:
         date = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         try:
-            date = datetime.fromisoformat(text.replace("Z", "+00:00"))
+            date = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
         except ValueError:
             return False
     return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)) < now

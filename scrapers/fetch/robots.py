@@ -18,7 +18,7 @@ _MAX_HOPS = 5
 _MAX_CRAWL_DELAY_S = 30.0
 _IN_MEMORY = 5_000
 _RETRY_S = 3.0
-"""How long an unreachable robots.txt stays so without being asked for again."""
+"""How long an unreachable robots.txt stays so without being asked for again, if the site does not say."""
 
 Answer = Protego | Verdict
 
@@ -66,7 +66,8 @@ class Robots:
             self._known.pop(key, None)
             raise
         future.set_result(answer)
-        self._expiry[key] = time.monotonic() + (_RETRY_S if isinstance(answer, Verdict) else TTL_S)
+        kept_s = max(_RETRY_S, answer.retry_after_s or 0.0) if isinstance(answer, Verdict) else TTL_S
+        self._expiry[key] = time.monotonic() + kept_s
         while len(self._known) > _IN_MEMORY:
             self._expiry.pop(self._known.popitem(last=False)[0], None)
         return answer

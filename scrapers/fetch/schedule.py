@@ -106,6 +106,10 @@ class Schedule(Generic[Job]):
             return Verdict(Reason.HTTP_429, f"the host asked us to wait {wait_s:.0f} s more", wait_s)
         return None
 
+    def delay_of(self, name: str) -> float:
+        """Return the crawl delay of a host, as far as it is known."""
+        return self._hosts[name].delay_s
+
     def crawl_delay(self, name: str, delay_s: float) -> None:
         """Keep at least this long between the starts of two requests to a host, one at a time."""
         host = self._hosts[name]

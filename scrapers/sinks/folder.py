@@ -1,5 +1,6 @@
 """Images named by their captions: `a red barn in a field_(1).jpg`, with a `.txt` where the name cannot hold it."""
 
+import filecmp
 import os
 import shutil
 from collections.abc import Sequence
@@ -28,35 +29,52 @@ class FolderSink:
         made: list[Path] = []
         try:
             for entry in entries:
-                path = self._path(entry, self._ledger.num_stored + len(paths))
-                target = self._folder / path
-                target.parent.mkdir(exist_ok=True)
-                if not name_of(entry.caption).is_whole:
-                    made.append(target.with_suffix(".txt"))
-                    _write_text(made[-1], entry)
-                made.append(target)
-                _link(entry.picture.file, target)
-                paths.append(path.as_posix())
+                target = self._place(entry, self._ledger.num_stored + len(paths))
+                if not target.exists():
+                    if not name_of(entry.caption).is_whole:
+                        made.append(target.with_suffix(".txt"))
+                        _write_text(made[-1], entry)
+                    made.append(target)
+                    _link(entry.picture.file, target)
+                paths.append(target.relative_to(self._folder).as_posix())
         except OSError:
             for target in made:  # the ledger will not know of them
                 target.unlink(missing_ok=True)
             raise
         return paths
 
-    def _path(self, entry: Entry, place: int) -> Path:
+    def _place(self, entry: Entry, place: int) -> Path:
+        """Return where an image goes: the next number of its name that no other file has, ours or the user's."""
         name = name_of(entry.caption)
-        number = self._ledger.use_name(key_of(name.stem))
         volume = place // FILES_PER_FOLDER
-        return Path(f"{volume:05d}" if volume else "", name.numbered(number, entry.picture.extension))
+        folder = self._folder / f"{volume:05d}" if volume else self._folder
+        folder.mkdir(exist_ok=True)
+        while True:
+            number = self._ledger.use_name(key_of(name.stem))
+            target = folder / name.numbered(number, entry.picture.extension)
+            if _is_ours_to_take(target, entry, name.is_whole):
+                return target
 
     def close(self) -> None:
         """Nothing more: the names are the index."""
 
 
+def _is_ours_to_take(target: Path, entry: Entry, is_whole: bool) -> bool:
+    """Whether a name is free, or holds what a run that was killed wrote there before it could tell the ledger."""
+    sidecar = target.with_suffix(".txt")
+    if sidecar.exists() and (is_whole or sidecar.read_bytes() != _sidecar(entry)):
+        return False
+    return not target.exists() or filecmp.cmp(target, entry.picture.file, shallow=False)
+
+
+def _sidecar(entry: Entry) -> bytes:
+    return f"{entry.caption}\n".encode()
+
+
 def _write_text(path: Path, entry: Entry) -> None:
     partial = path.with_name(f".{entry.number}.txt.part")
     try:
-        partial.write_text(entry.caption + "\n", encoding="utf-8", newline="\n")
+        partial.write_bytes(_sidecar(entry))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -64,9 +82,10 @@ def _write_text(path: Path, entry: Entry) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """Give a staged file its second name; the first one goes once the ledger knows of the second."""
-    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:  # a file system without links
         partial = target.with_name(f".{source.name}.part")
         try:

@@ -1,5 +1,6 @@
 """WebDataset shards: `00000.tar` with `000000000.jpg`, `.txt` (caption) and `.json`; `index.parquet` beside them."""
 
+import filecmp
 import io
 import json
 import tarfile
@@ -24,9 +25,8 @@ class WebDatasetSink:
     def write(self, entries: Sequence[Entry]) -> list[str]:
         """Write one shard. Its bytes depend on the entries alone: no times, no owners."""
         shard = int(self._ledger.get("shards", "0"))
-        name = f"{shard:05d}.tar"
-        partial = self._folder / f".{name}.part"
-        paths = []
+        partial = self._folder / f".{shard:05d}.tar.part"
+        members = []
         try:
             with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
                 for offset, entry in enumerate(entries):
@@ -34,12 +34,15 @@ class WebDatasetSink:
                     _add(tar, key + entry.picture.extension, entry.picture.file.read_bytes())
                     _add(tar, key + ".txt", entry.caption.encode("utf-8"))
                     _add(tar, key + ".json", json.dumps(_about(entry), ensure_ascii=False).encode("utf-8"))
-                    paths.append(f"{name}/{key}{entry.picture.extension}")
-            partial.replace(self._folder / name)
+                    members.append(key + entry.picture.extension)
+            # A file of that name is ours if it is the same; a run killed before it told the ledger wrote it.
+            while (target := self._folder / f"{shard:05d}.tar").exists() and not filecmp.cmp(partial, target, False):
+                shard += 1
+            partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
         self._ledger.put("shards", str(shard + 1))
-        return paths
+        return [f"{target.name}/{member}" for member in members]
 
     def close(self) -> None:
         """Write the index: a row per image, with the place of its bytes in the shards."""
