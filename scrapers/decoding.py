@@ -39,17 +39,29 @@ class Decoders:
 
     async def make(self, tasks: Sequence[Task]) -> list[Picture | Verdict]:
         """Run `make_picture` for each task in the next free process. Raises OSError if the disk takes no more."""
+        if (made := await self._run(tasks)) is not None:
+            return made
+        tries = 1 if len(tasks) == 1 else 2
+        return [await self._alone(task, tries) for task in tasks]
+
+    async def _alone(self, task: Task, tries: int) -> Picture | Verdict:
+        """Make one picture; it is to blame if its process breaks twice, since the first one may have been killed."""
+        for _ in range(tries):
+            if (made := await self._run([task])) is not None:
+                return made[0]
+        return Verdict(Reason.DECODE_ERROR, "the decoder crashed on it")
+
+    async def _run(self, tasks: Sequence[Task]) -> list[Picture | Verdict] | None:
+        """Return what a process made of the tasks; None: it broke, and there is a new one."""
         pool = await self._free.get()
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, _make, tasks)
         except BrokenProcessPool:
             pool.shutdown(wait=False)
             pool = self._new()
+            return None
         finally:
             self._free.put_nowait(pool)
-        if len(tasks) == 1:
-            return [Verdict(Reason.DECODE_ERROR, "the decoder crashed on it")]
-        return [result for task in tasks for result in await self.make([task])]
 
     def close(self) -> None:
         """End the processes."""

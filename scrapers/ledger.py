@@ -82,7 +82,7 @@ class Ledger:
         path = folder / FOLDER / FILE
         if not create and not path.exists():
             raise ScrapeError(f"{folder} holds no scraped set: there is no {FOLDER}/{FILE} in it.")
-        self._path = path
+        self._path, self._failure = path, ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,20 +112,31 @@ class Ledger:
     # Writing
 
     def _write(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self._require_sound()
         try:
             if not self._db.in_transaction:
                 self._db.execute("BEGIN")
             return self._db.execute(sql, values)
         except sqlite3.OperationalError as error:
-            raise WriteError(f"{self._path} cannot be written: {error}") from error
+            raise self._failed(error) from error
 
     def commit(self) -> None:
         """Make what was written last. Raises WriteError if the disk is full; the state before it then stays."""
+        self._require_sound()
         if self._db.in_transaction:
             try:
                 self._db.execute("COMMIT")
             except sqlite3.OperationalError as error:
-                raise WriteError(f"{self._path} cannot be written: {error}") from error
+                raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.OperationalError) -> WriteError:
+        self._failure = f"{self._path} cannot be written: {error}"
+        return WriteError(self._failure)
+
+    def _require_sound(self) -> None:
+        """On a full disk SQLite takes back the whole transaction: what comes next must not be written without it."""
+        if self._failure:
+            raise WriteError(self._failure)
 
     def abandon(self) -> None:
         """Go back to the last commit and close."""

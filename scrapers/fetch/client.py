@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -93,7 +94,7 @@ class _Resolver(AbstractResolver):
         """Return the host's addresses; raise the OSError of last time while it is fresh."""
         until, error = self._failed.get(host, (0.0, OSError()))
         if until > time.monotonic():
-            raise error
+            raise error.with_traceback(None)  # or it would grow with every time
         try:
             async with self._slots:
                 return await self._inner.resolve(host, port, family)
@@ -272,12 +273,12 @@ class Client:
             if len(held) >= _BLOCK_BYTES:
                 if written == 0 and look is not None and (verdict := look(bytes(held))):
                     return verdict
-                _append(partial, held)
+                _write(partial, held, "ab" if written else "wb")
                 written += len(held)
                 held.clear()
         if not sniffed and (verdict := not_an_image(bytes(held))):
             return verdict
-        _append(partial, held)
+        _write(partial, held, "ab" if written else "wb")
         return Body(written + len(held))
 
 
@@ -287,9 +288,9 @@ def not_an_image(head: bytes) -> Verdict | None:
     return None if what in FORMATS else Verdict(Reason.NOT_IMAGE, what)
 
 
-def _append(path: Path, block: bytearray) -> None:
+def _write(path: Path, block: bytearray, mode: Literal["wb", "ab"]) -> None:
     try:
-        with path.open("ab") as file:
+        with path.open(mode) as file:
             file.write(block)
     except OSError as error:
         raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -104,7 +104,8 @@ def natural(text: str) -> list[Any]:
 def explain(path: str, error: Exception) -> str:
     """Return what an error of a file system means to a user, and what to do."""
     protocol = path.partition("://")[0].lower()
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    told = str(error.__cause__ or "not found") if str(error) == path else str(error)  # fsspec may only repeat the path
+    text = " ".join(told.split())[:300] or type(error).__name__
     if isinstance(error, ImportError) and protocol in _EXTRAS:
         return f"{protocol}:// needs a package that is not installed: {_EXTRAS[protocol]}"
     if protocol == "hf":
