@@ -56,12 +56,23 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if profile:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = embedded.profile.xcolor_space.strip()
-            is_srgb = (embedded.profile.profile_description or "").strip().startswith("sRGB")
-            if space == _SPACES.get(image.mode) and not is_srgb:
+            if space == _SPACES.get(image.mode) and not is_srgb(profile):
                 return _through_profile(image, embedded)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         pass  # a broken profile is no reason to lose the image
     return image.convert("RGB")
+
+
+def is_srgb(profile: bytes) -> bool:
+    """Whether an embedded profile is sRGB by its own description; a broken profile counts as none, which is sRGB.
+
+    Its beginning, not a mention: "Display P3 Gamut with sRGB Transfer" is another space.
+    """
+    try:
+        description = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.profile_description
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
+        return True
+    return (description or "").strip().startswith("sRGB")
 
 
 def _through_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

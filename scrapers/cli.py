@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scrapers.errors import ScrapeError
+from scrapers.errors import ScrapeError, printable
 
 if TYPE_CHECKING:
     from scrapers.pipeline import Shard
@@ -127,7 +127,7 @@ def _command(kind: str | None) -> Callable[..., None]:
             if dry_run:
                 from scrapers.preview import preview  # noqa: PLC0415
 
-                print(preview(settings))
+                print(printable(preview(settings)))
                 return
             code = _run(settings, out, _shard(shard), retry_failed, engine)
         if code:
@@ -173,7 +173,7 @@ def _told(debug: bool) -> Iterator[None]:
     except ScrapeError as error:
         if debug:
             raise
-        print(f"\nScrapeError: {error}", file=sys.stderr, flush=True)
+        print(f"\nScrapeError: {printable(str(error))}", file=sys.stderr, flush=True)
         raise typer.Exit(2) from error
 
 
@@ -245,7 +245,7 @@ async def _watched(scrape: Any, out: Path) -> int:
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     done_before = progress.done_of(scrape)
     for note in scrape.source.notes:
-        print(f"Note: {note}", file=sys.stderr)
+        print(f"Note: {printable(note)}", file=sys.stderr)
     print(f"{scrape.source.description} -> {scrape.out}", file=sys.stderr, flush=True)
     shown = loop.create_task(progress.show(lambda: progress.snapshot(scrape, done_before)))
     try:

@@ -1,6 +1,7 @@
 """Hosts of URLs and the domains they lie below, as a resolver sees them."""
 
 import re
+import zlib
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -19,6 +20,11 @@ def host_of(url: str) -> str | None:
     except ValueError:
         return None
     return _ascii(host) if host else None
+
+
+def group_of(url: str, groups: int) -> int:
+    """Return which of so many groups a URL's host belongs to; a URL without one too belongs to some group."""
+    return zlib.crc32((host_of(url) or "").encode("utf-8", "replace")) % groups
 
 
 def domain_of(text: str) -> str | None:

@@ -7,10 +7,11 @@ transparency) through `pictures`, which is slower and right.
 
 import hashlib
 import io
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,17 +19,19 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from pictures.colour import is_srgb
 from pictures.decode import BadImage, TooLarge, opened, orientation, upright_rgb
 from scrapers.filters import refuse_size
-from scrapers.jpeg import without_metadata
+from scrapers.jpeg import num_scans, without_metadata, without_zeros_at_end
 from scrapers.settings import FilterSettings, ImageSettings
 from scrapers.types import Item, Picture, Reason, Verdict
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "AVIF")
 _EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "DIB": ".bmp",
                "WEBP": ".webp", "AVIF": ".avif"}  # fmt: skip
-_HARMLESS_BYTES = 16
-"""So many left-over bytes before a marker are padding; more are a sign of a damaged stream."""
+_PADDING = re.compile(r"(\d+) extraneous bytes before marker 0x(\w+)")
+MAX_SCANS = 100
+"""A JPEG of more is a trap: a hundred bytes each make the decoder go through all pixels again."""
 _HASH_SIDE = 64
 
 
@@ -51,6 +54,8 @@ def make_picture(
             if verdict := refuse_size(width, height, filters):
                 return verdict
             extension = _EXTENSIONS[image.format or ""]
+            if extension == ".jpg" and num_scans(content) > MAX_SCANS:
+                raise BadImage(f"a JPEG of more than {MAX_SCANS} scans")
             made = _make(image, content, (width, height), images)
     except TooLarge as error:
         return Verdict(Reason.TOO_MANY_PIXELS, str(error))
@@ -127,41 +132,36 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
         return False
     profile = image.info.get("icc_profile")
-    # The names of the usual sRGB profiles; another profile is converted by the slower way.
-    return not profile or b"sRGB" in profile[:1024] or b"s\0R\0G\0B" in profile[:1024]
+    return not profile or is_srgb(profile)
 
 
 def _decode_jpeg(
-    content: bytes, colours: Literal["RGB", "GRAY"], factor: float, at_least: tuple[int, int] | None = None
+    content: bytes, colours: Literal["RGB", "GRAY"], factor: float, at_least: tuple[int, int] = (1, 1)
 ) -> NDArray[np.uint8]:
-    """Decode strictly: a stream with errors raises BadImage. (width, height) `at_least`; scaled down where it may."""
-    smallest: dict[str, Any] = {"min_width": at_least[0], "min_height": at_least[1]} if at_least else {}
-    options = {"colorspace": colours, "min_factor": factor, **(smallest or {"min_width": 1, "min_height": 1})}
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(content, strict=True, **options), np.uint8)
-    except ValueError as error:
-        if not _is_harmless(str(error)):
-            raise BadImage(f"damaged JPEG: {str(error).splitlines()[0][:200]}") from error
-    # Padding between the segments of the header, which is never forgiven, goes with the metadata.
-    return np.asarray(simplejpeg.decode_jpeg(without_metadata(content), strict=False, **options), np.uint8)
-
-
-def _is_harmless(message: str) -> bool:
-    """Whether libjpeg only complains of a little padding."""
-    words = message.split()
-    if "extraneous bytes before marker" not in message:
-        return False
-    number = words[words.index("extraneous") - 1]
-    return number.isdecimal() and int(number) <= _HARMLESS_BYTES
+    """Decode strictly: a stream with errors raises BadImage. Scaled down as (width, height) `at_least` allows."""
+    options = {"colorspace": colours, "min_factor": factor, "min_width": at_least[0], "min_height": at_least[1]}
+    problem = ""
+    for _ in range(3):
+        try:
+            return np.asarray(simplejpeg.decode_jpeg(content, strict=True, **options), np.uint8)
+        except ValueError as error:
+            problem = str(error).splitlines()[0][:200]
+        # Padding between segments, and zeros at the end, are no damage: if that was all, it decodes without them.
+        padding = _PADDING.search(problem)
+        if padding is None:
+            break
+        at_end = padding[2] == "d9"
+        content = without_zeros_at_end(content, int(padding[1])) if at_end else without_metadata(content)
+    raise BadImage(f"damaged JPEG: {problem}")
 
 
 def _scaled(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Bring pixels down to (width, height). The decoder has done most of it, in whole eighths."""
     if pixels.shape[:2] == size[::-1]:
         return pixels
-    # Below 8/7 two neighbours cover what lies under a pixel; above, the area is averaged.
-    near = pixels.shape[1] * 7 <= size[0] * 8 and pixels.shape[0] * 7 <= size[1] * 8
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR if near else cv2.INTER_AREA), np.uint8)
+    # For the rest a cubic filter comes nearest to Lanczos; where more is left, the area is averaged.
+    near = pixels.shape[1] * 3 <= size[0] * 4 and pixels.shape[0] * 3 <= size[1] * 4
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if near else cv2.INTER_AREA), np.uint8)
 
 
 def _turned(pixels: NDArray[np.uint8], how: int) -> NDArray[np.uint8]:

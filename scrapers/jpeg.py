@@ -1,55 +1,61 @@
 """A JPEG without its metadata, its pixels untouched: ITU T.81 annex B names the segments."""
 
-_SOI, _SOS, _EOI = 0xD8, 0xDA, 0xD9
+_SOS, _EOI = 0xDA, 0xD9
 _APP0, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 """Markers without a length."""
+_STUFFED = 0x00
+"""After 0xFF: the byte 0xFF of the stream itself."""
+
+
+def num_scans(content: bytes) -> int:
+    """Return about how many scans a JPEG has; a photograph has a dozen, and each costs a pass over all its pixels."""
+    return content.count(b"\xff\xda")
 
 
 def without_metadata(content: bytes) -> bytes:
-    """Return the JPEG without Exif, XMP, IPTC, comments, thumbnails and what follows its end (MPO's other frames).
+    """Return the JPEG without Exif, XMP, IPTC, comments, thumbnails, padding, and what follows its end (MPO).
 
     Kept are JFIF, the colour profile, and Adobe's segment, which tells how colours are coded.
     """
     kept = bytearray(content[:2])
-    at = 2
-    while at + 4 <= len(content):
+    at, in_scans = 2, False
+    while at + 2 <= len(content):
         marker = content[at + 1]
-        if content[at] != 0xFF or marker in (0x00, 0xFF):  # padding, which decoders skip
-            at += 1
-            continue
-        if marker in _ALONE:
-            kept += content[at : at + 2]
+        if content[at] != 0xFF or marker == 0xFF:
+            following = content.find(b"\xff", at + 1)
+            end = following if following >= 0 else len(content)
+            if in_scans:
+                kept += content[at:end]
+            at = end
+        elif marker == _EOI:
+            return bytes(kept + content[at : at + 2])
+        elif marker == _STUFFED or marker in _ALONE:
+            kept += content[at : at + 2] if in_scans or marker != _STUFFED else b""
             at += 2
-            continue
-        length = int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker == _SOS:
-            return bytes(kept + _scans(content, at))
-        segment = content[at : at + 2 + length]
-        if _is_kept(marker, segment[4:]):
-            kept += segment
-        at += 2 + length
-    return content
+        else:
+            length = int.from_bytes(content[at + 2 : at + 4], "big")
+            kept += _segment(marker, content[at : at + 2 + length])
+            at += 2 + max(length, 2)
+            in_scans = in_scans or marker == _SOS
+    return bytes(kept)
 
 
-def _is_kept(marker: int, body: bytes) -> bool:
-    if marker == _APP0:
-        return body.startswith(b"JFIF\0")
-    if marker == _APP2:
-        return body.startswith(b"ICC_PROFILE\0")
-    return marker == _APP14 or not (_APP0 <= marker <= _APP15 or marker == _COM)
+def without_zeros_at_end(content: bytes, number: int) -> bytes:
+    """Return a JPEG without so many zeros before its last end marker; as it is, if something else is there."""
+    end = content.rfind(b"\xff\xd9")
+    padding = content[max(0, end - number) : end]
+    return content if end < 0 or padding.strip(b"\0") else content[: end - number] + content[end:]
 
 
-def _scans(content: bytes, start: int) -> bytes:
-    """Return everything from the first scan to the end of the image, which MPO follows up with other images."""
-    at = start
-    while (at := content.find(b"\xff", at)) >= 0 and at + 1 < len(content):
-        marker = content[at + 1]
-        if marker == _EOI:
-            return content[start : at + 2]
-        if marker in (0x00, 0xFF, *_ALONE):
-            at += 1 if marker == 0xFF else 2
-            continue
-        # Between scans of a progressive image: tables, the next scan's header.
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return content[start:]
+def _segment(marker: int, segment: bytes) -> bytes:
+    """Return what is kept of a segment, its marker included."""
+    body = segment[4:]
+    if marker == _APP0 and body.startswith(b"JFIF\0"):
+        # Version, density; the thumbnail that may follow is none of 0 by 0.
+        return b"\xff\xe0\x00\x10" + body[:12].ljust(12, b"\0") + b"\0\0"
+    if marker == _APP2 and body.startswith(b"ICC_PROFILE\0"):
+        return segment
+    if marker == _APP14 and body.startswith(b"Adobe"):
+        return segment
+    return b"" if _APP0 <= marker <= _APP15 or marker == _COM else segment

@@ -166,7 +166,7 @@ class Ledger:
         done = self._write(
             "INSERT OR IGNORE INTO items (number, url, position, place, caption, about, md5, sha256_wanted, status, "
             "tries) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0)",
-            (self.last_number + 1, _storable(row.url), row.number, row.where, _storable(caption),
+            (self.last_number + 1, _storable(row.url), row.number, _storable(row.where), _storable(caption),
              _storable(json.dumps(about, ensure_ascii=False)), row.md5, row.sha256),
         )  # fmt: skip
         if done.rowcount == 0:

@@ -24,7 +24,7 @@ def _words(name: str) -> list[str]:
 
 def _begins_with(words: list[str], start: list[str]) -> bool:
     rest = words[len(start) :]
-    return words[: len(start)] == start and not (rest and rest[0] in _RESTRICTIONS)
+    return words[: len(start)] == start and not _RESTRICTIONS & set(rest)
 
 
 def licence_at(url: str) -> str:

@@ -7,11 +7,14 @@ from scrapers.filters import refuse_size
 from scrapers.settings import FilterSettings
 from scrapers.types import Reason, Verdict
 
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
+"""Formats whose headers are read without a decoder, which has its place in another process."""
+
 
 def early_look(head: bytes, filters: FilterSettings, max_megapixels: float) -> Verdict | None:
     """Judge the size that a file's first bytes claim; None where they do not hold the header."""
     try:
-        with opened(io.BytesIO(head), max_megapixels) as image:
+        with opened(io.BytesIO(head), max_megapixels, _FORMATS) as image:
             turned = orientation(image) >= 5
             return refuse_size(*(image.size[::-1] if turned else image.size), filters)
     except TooLarge as error:

@@ -7,15 +7,14 @@ import asyncio
 import json
 import shutil
 import time
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from scrapers import report
 from scrapers.captions import caption_of
+from scrapers.domains import group_of
 from scrapers.errors import ScrapeError
 from scrapers.fetch.client import WriteError
 from scrapers.filters import compile_filters, needs_of
@@ -43,13 +42,7 @@ class Shard:
 
     def holds(self, url: str) -> bool:
         """Whether a row belongs to this part."""
-        if self.count == 1:
-            return True
-        try:
-            host = urlsplit(url).hostname or ""
-        except ValueError:
-            host = ""
-        return zlib.crc32(host.encode("utf-8", "replace")) % self.count == self.index
+        return self.count == 1 or group_of(url, self.count) == self.index
 
 
 class Scrape:
@@ -176,7 +169,12 @@ class Scrape:
             ) from error
 
     def _take_up(self, row: Row, caption: str) -> None:
-        local = self._bring(row, self.ledger.last_number + 1)
+        try:
+            content = row.file.read_bytes() if row.file is not None else row.data
+        except OSError:
+            self._refused.append((row, Reason.DECODE_ERROR))
+            return
+        local = self._bring(content, self.ledger.last_number + 1)
         number = self.ledger.take_up(row, caption)
         if number is None:
             if local is not None:
@@ -187,16 +185,13 @@ class Scrape:
             return
         self._begin(Item(number, row.url, row.md5, row.sha256))
 
-    def _bring(self, row: Row, number: int) -> Path | None:
+    def _bring(self, content: bytes | None, number: int) -> Path | None:
         """Put the file of a local mirror where a fetched one would be."""
-        if row.file is None and row.data is None:
+        if content is None:
             return None
         target = raw_path(self._staging, number)
         partial = target.with_suffix(".part")
-        if row.data is not None:
-            partial.write_bytes(row.data)
-        elif row.file is not None:
-            shutil.copyfile(row.file, partial)
+        partial.write_bytes(content)
         return partial.replace(target)
 
     def _begin(self, item: Item) -> None:

@@ -6,15 +6,14 @@ publishes; the machines share the folder of the set. A task that is lost with it
 
 import asyncio
 import os
-import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from typing_extensions import Self
 
+from scrapers.domains import group_of
 from scrapers.errors import ScrapeError
 from scrapers.fetch.robots import Store
 from scrapers.settings import ScrapeSettings
@@ -53,8 +52,7 @@ class RayEngine:
 
     def submit(self, item: Item) -> None:
         """Put an item with the others of its host."""
-        host = urlsplit(item.url).hostname or "" if "//" in item.url else ""
-        self._groups[zlib.crc32(host.encode("utf-8", "replace")) % len(self._groups)].append(item)
+        self._groups[group_of(item.url, len(self._groups))].append(item)
         self._flush = False
         self._wake.set()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scrapers.errors import ScrapeError
+from scrapers.errors import ScrapeError, printable
 from scrapers.ledger import FILE, FOLDER, Ledger, Record
 from scrapers.types import Reason
 
@@ -65,6 +65,8 @@ def _line(record: Record) -> dict[str, Any]:
 def write_lines(target: Path, objects: Iterable[dict[str, Any]]) -> int:
     """Write objects as JSON lines, whole or not at all; return how many."""
     number = 0
+    if not target.parent.is_dir():
+        raise ScrapeError(f"{target}: there is no folder {target.parent}; make it, or name another file.")
     partial = target.with_name(f".{target.name}.part")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -123,7 +125,7 @@ def _credits(ledger: Ledger) -> Iterator[str]:
     yield "Where the images of this set come from. They belong to their authors; see the licence of each."
     unknown: Counter[str] = Counter()
     for record in ledger.records("stored"):
-        about = record.about
+        about = {name: " ".join(printable(value).split()) for name, value in record.about.items()}
         if not (about.get("author") or about.get("licence")):
             unknown[urlsplit(record.url).hostname or "?"] += 1
             continue

@@ -65,6 +65,7 @@ class Reason(str, Enum):
     HOST_DOWN = "host_down"
     ROBOTS_UNREACHABLE = "robots_unreachable"
     DECODE_ERROR = "decode_error"
+    DECODER_CRASHED = "decoder_crashed"
     HASH_MISMATCH = "hash_mismatch"
 
     @property
@@ -82,7 +83,7 @@ _FAILED = frozenset(list(Reason)[list(Reason).index(Reason.BAD_URL) :])
 _TRANSIENT = frozenset({
     Reason.DNS_TEMP, Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.RESET, Reason.READ_TIMEOUT,
     Reason.TOTAL_TIMEOUT, Reason.TOO_SLOW, Reason.HTTP_429, Reason.HTTP_5XX, Reason.INCOMPLETE, Reason.HOST_DOWN,
-    Reason.HTTP_408,
+    Reason.HTTP_408, Reason.DECODER_CRASHED,
     Reason.ROBOTS_UNREACHABLE, Reason.BAD_RESPONSE,
 })  # fmt: skip
 

@@ -72,6 +72,7 @@ class Workshop:
         settings = self._settings
         self._decoders = Decoders(settings.workers, settings.images, settings.filters)
         self._stack.callback(self._decoders.close)
+        await self._decoders.check()
         await self._stack.enter_async_context(self._client)
         self._fetcher = Fetcher(
             self._client,

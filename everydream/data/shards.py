@@ -72,4 +72,16 @@ def _places(path: Path) -> Mapping[str, tuple[int, int]]:
 def _scan(path: str, mtime_ns: int, size: int) -> Mapping[str, tuple[int, int]]:
     """Return (offset, size) of each member; anew when the shard has changed."""
     with tarfile.open(path, "r:") as tar:
-        return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isfile()}
+        places = {_safe(member.name): (member.offset_data, member.size) for member in tar if member.isfile()}
+        # What is no header ends the reading without a word; only zeros, or nothing, are the end.
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"it breaks off after {len(places)} files")
+        return places
+
+
+def _safe(name: str) -> str:
+    """Return a member's name so that it leads nowhere but into its shard, as tar itself unpacks it."""
+    parts = name.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..") and not part.endswith(":"))

@@ -15,10 +15,15 @@ PORTS = frozenset({80, 443, 8080, 8443})
 
 _METADATA = {ipaddress.ip_address("168.63.129.16")}
 """Cloud metadata services at addresses that look public (Azure). The others are link-local or private."""
+_NEVER = tuple(map(ipaddress.ip_network, (
+    "192.0.0.0/24",  # protocol assignments; a cloud's metadata service among them
+    "192.88.99.0/24",  # 6to4 relays
+    "2001::/32",  # Teredo, which wraps IPv4
+    "3fff::/20",  # documentation
+)))  # fmt: skip
+"""Not public whatever this Python's tables say, which differ from version to version."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_TEREDO = ipaddress.IPv6Network("2001::/32")
-_ANYCAST_6TO4 = ipaddress.IPv4Network("192.88.99.0/24")
 
 
 def parse_opened(texts: Iterable[str]) -> tuple[Sequence[Network], Sequence[str]]:
@@ -43,14 +48,14 @@ def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, looking through IPv4 addresses wrapped in IPv6."""
     if isinstance(address, ipaddress.IPv4Address):
         usual = address.is_global and not address.is_multicast and not address.is_reserved
-        return usual and address not in _METADATA and address not in _ANYCAST_6TO4
+        return usual and address not in _METADATA and not any(address in network for network in _NEVER)
     if address.ipv4_mapped is not None:
         return is_public(address.ipv4_mapped)
     if address in _NAT64:  # how a network without IPv4 names the rest of the internet
         return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     if address.sixtofour is not None:
         return is_public(address.sixtofour)
-    return address in _GLOBAL_UNICAST and address.is_global and address not in _TEREDO
+    return address in _GLOBAL_UNICAST and address.is_global and not any(address in network for network in _NEVER)
 
 
 def refusal(address: str, port: int, opened: Sequence[Network]) -> str | None:

@@ -88,7 +88,8 @@ class Fetcher:
                 now = time.monotonic()
                 while self._may_start() and (started := self._schedule.next(now)) is not None:
                     self._start(*started)
-                at = self._schedule.next_time()
+                # While decoding is behind nothing may start, and `poke` says when it may.
+                at = self._schedule.next_time() if self._may_start() else None
                 timeout_s = None if at is None else max(0.0, at - time.monotonic())
                 try:
                     await asyncio.wait_for(self._wake.wait(), timeout_s)

@@ -32,10 +32,10 @@ class FolderSink:
                 target = self._place(entry, self._ledger.num_stored + len(paths))
                 if not target.exists():
                     if not name_of(entry.caption).is_whole:
+                        _write_text(target.with_suffix(".txt"), entry)
                         made.append(target.with_suffix(".txt"))
-                        _write_text(made[-1], entry)
-                    made.append(target)
                     _link(entry.picture.file, target)
+                    made.append(target)
                 paths.append(target.relative_to(self._folder).as_posix())
         except OSError:
             for target in made:  # the ledger will not know of them
@@ -62,9 +62,9 @@ class FolderSink:
 def _is_ours_to_take(target: Path, entry: Entry, is_whole: bool) -> bool:
     """Whether a name is free, or holds what a run that was killed wrote there before it could tell the ledger."""
     sidecar = target.with_suffix(".txt")
-    if sidecar.exists() and (is_whole or sidecar.read_bytes() != _sidecar(entry)):
+    if os.path.lexists(sidecar) and (is_whole or not sidecar.is_file() or sidecar.read_bytes() != _sidecar(entry)):
         return False
-    return not target.exists() or filecmp.cmp(target, entry.picture.file, shallow=False)
+    return not os.path.lexists(target) or (target.is_file() and filecmp.cmp(target, entry.picture.file, shallow=False))
 
 
 def _sidecar(entry: Entry) -> bytes:

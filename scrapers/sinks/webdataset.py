@@ -1,6 +1,5 @@
 """WebDataset shards: `00000.tar` with `000000000.jpg`, `.txt` (caption) and `.json`; `index.parquet` beside them."""
 
-import filecmp
 import io
 import json
 import tarfile
@@ -35,14 +34,21 @@ class WebDatasetSink:
                     _add(tar, key + ".txt", entry.caption.encode("utf-8"))
                     _add(tar, key + ".json", json.dumps(_about(entry), ensure_ascii=False).encode("utf-8"))
                     members.append(key + entry.picture.extension)
-            # A file of that name is ours if it is the same; a run killed before it told the ledger wrote it.
-            while (target := self._folder / f"{shard:05d}.tar").exists() and not filecmp.cmp(partial, target, False):
-                shard += 1
+            target = self._target(shard)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-        self._ledger.put("shards", str(shard + 1))
+        self._ledger.put("shards", str(int(target.stem) + 1))
         return [f"{target.name}/{member}" for member in members]
+
+    def _target(self, shard: int) -> Path:
+        """Return the file of the next shard: one that is not there, or that a killed run wrote and did not count."""
+        written = self._ledger.get("shard_being_written", "")
+        while (target := self._folder / f"{shard:05d}.tar").exists() and target.name != written:
+            shard += 1
+        self._ledger.put("shard_being_written", target.name)
+        self._ledger.commit()
+        return target
 
     def close(self) -> None:
         """Write the index: a row per image, with the place of its bytes in the shards."""

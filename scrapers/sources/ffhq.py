@@ -63,7 +63,7 @@ def _is_folder_of_pictures(pattern: str) -> bool:
 
 def _pictures(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        if path.suffix.lower() in _PICTURES and not path.name.startswith("."):
+        if path.suffix.lower() in _PICTURES and not path.name.startswith(".") and path.is_file():
             yield path
 
 
