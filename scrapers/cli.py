@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from scrapers.errors import ScrapeError, printable
 
 if TYPE_CHECKING:
-    from scrapers.pipeline import Shard
+    from scrapers.making import Shard
     from scrapers.settings import ScrapeSettings
 
 
@@ -200,7 +200,7 @@ def _listed(text: str | None) -> list[str] | None:
 
 
 def _shard(text: str | None) -> "Shard | None":
-    from scrapers.pipeline import Shard  # noqa: PLC0415
+    from scrapers.making import Shard  # noqa: PLC0415
 
     if text is None:
         return None

@@ -22,7 +22,7 @@ from scrapers.types import Item, Picture, Reason, Verdict
 Task = tuple[Path, Path, Item]
 """(file as it came, where to write without extension, item)"""
 
-MAX_S = 60.0
+MAX_S = 30.0
 """Seconds for one image; the largest take two or three. A decoder that is caught in one ends itself."""
 
 MAX_MEMORY_BYTES = 4 << 30
@@ -99,8 +99,10 @@ def _make(tasks: Sequence[Task]) -> list[Picture | Verdict]:
     for task in tasks:
         # The watchdog is a thread in C, so it fires however deep in a library the process is.
         faulthandler.dump_traceback_later(MAX_S, exit=True, file=_nowhere)
-        made.append(make_picture(*task, *_rules))
-        faulthandler.cancel_dump_traceback_later()
+        try:
+            made.append(make_picture(*task, *_rules))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     return made
 
 

@@ -16,11 +16,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from scrapers.errors import ScrapeError
-from scrapers.fetch.client import WriteError
-from scrapers.types import Outcome, Reason, Row, Verdict
+from scrapers.errors import ScrapeError, WriteError
+from scrapers.types import Outcome, Reason, Record, Row, Verdict
 
 FOLDER = ".scrape"
 FILE = "ledger.sqlite"
@@ -39,32 +38,6 @@ CREATE TABLE IF NOT EXISTS refusals (first INTEGER PRIMARY KEY, lines BLOB NOT N
 CREATE TABLE IF NOT EXISTS names (key TEXT PRIMARY KEY, used INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL NOT NULL, text TEXT NOT NULL) WITHOUT ROWID;
 """
-
-
-class Record(NamedTuple):
-    """An item as the ledger has it."""
-
-    number: int
-    url: str
-    position: int
-    where: str
-    caption: str
-    about: dict[str, str]
-    """licence, licence_url, author and title, as far as known."""
-    md5: str
-    sha256_wanted: str
-    status: str
-    reason: str | None
-    detail: str | None
-    tries: int
-    extension: str | None
-    width: int | None
-    height: int | None
-    num_bytes: int | None
-    sha256: str | None
-    perceptual_hash: int | None
-    path: str | None
-    time: float | None
 
 
 _COLUMNS = (

@@ -4,26 +4,22 @@ recover -> (take up rows as there is room -> engine -> publish in order) until t
 """
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scrapers import report
 from scrapers.captions import caption_of
-from scrapers.domains import group_of
-from scrapers.errors import ScrapeError
-from scrapers.fetch.client import WriteError
+from scrapers.errors import ScrapeError, WriteError
 from scrapers.filters import compile_filters, needs_of
-from scrapers.ledger import FOLDER, Ledger, Record
+from scrapers.ledger import FOLDER, Ledger
+from scrapers.making import Shard, part_of, require_same_making
 from scrapers.publish import Publisher
 from scrapers.settings import ScrapeSettings
 from scrapers.sinks import open_sink
 from scrapers.sources import Source, open_source
-from scrapers.types import Item, Outcome, Picture, Reason, Row, Verdict
+from scrapers.types import Item, Outcome, Picture, Reason, Record, Row, Verdict
 from scrapers.workshop import Engine, Workshop, raw_path
 
 STAGING = "staging"
@@ -31,18 +27,6 @@ _TICK_S = 0.02
 """Outcomes of so many seconds are published together."""
 
 EngineMaker = Callable[[ScrapeSettings, Path, Ledger, Callable[[Outcome], None]], Engine]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` parts of a source; all rows of a host are in the same one, so that its limits hold."""
-
-    index: int
-    count: int
-
-    def holds(self, url: str) -> bool:
-        """Whether a row belongs to this part."""
-        return self.count == 1 or group_of(url, self.count) == self.index
 
 
 class Scrape:
@@ -60,11 +44,11 @@ class Scrape:
         """Open the set in `out`. Raises ScrapeError if it was made otherwise, or the source cannot be read."""
         self.settings, self.out, self._retry_failed = settings, out, retry_failed
         self._shard = shard or Shard(0, 1)
-        self.limit = _part_of(settings.limit, self._shard)
+        self.limit = part_of(settings.limit, self._shard)
         self.source: Source = open_source(settings.source, needs_of(settings))
         self._refuses = compile_filters(settings.filters)
         self.ledger = Ledger(out)
-        _require_same_making(self.ledger, settings, self.source, self._shard, out)
+        require_same_making(self.ledger, settings, self.source, self._shard, out)
         self._staging = out / FOLDER / STAGING
         self._staging.mkdir(exist_ok=True)
         self._sink = open_sink(out, self.ledger, settings.sink)
@@ -287,36 +271,3 @@ class Scrape:
     def _discard_partial_files(self) -> None:
         for path in self._staging.glob("*.part"):
             path.unlink(missing_ok=True)
-
-
-def _part_of(limit: int | None, shard: Shard) -> int | None:
-    """Return a shard's part of the limit; the parts add up to it."""
-    if limit is None:
-        return None
-    return limit // shard.count + (shard.index < limit % shard.count)
-
-
-def _require_same_making(ledger: Ledger, settings: ScrapeSettings, source: Source, shard: Shard, out: Path) -> None:
-    """Raise ScrapeError if a set was begun with other settings that decide what is in it."""
-    making: dict[str, Any] = {
-        "source": source.fingerprint,
-        **{name: getattr(settings, name).model_dump() for name in ("filters", "captions", "images", "sink")},
-        "shard": f"{shard.index}/{shard.count}",
-    }
-    begun = json.loads(ledger.get("making", "null"))
-    if begun is None:
-        if foreign := [name for name in report.FILES if (out / name).exists()]:
-            raise ScrapeError(
-                f"{out} holds {', '.join(foreign)}, which this set would overwrite, and no set of ours. Choose another "
-                "--out, an empty folder best."
-            )
-        ledger.put("making", json.dumps(making))
-        ledger.commit()
-        return
-    changed = sorted(name for name in making if begun.get(name) != making[name])
-    if changed:
-        details = "".join(f"\n  {name}: {begun.get(name)} -> {making[name]}" for name in changed)
-        raise ScrapeError(
-            f"{out} holds a set that was begun with other settings, and one set is made in one way.{details}\n"
-            "Use the same settings to go on with it, or another --out for a new set."
-        )

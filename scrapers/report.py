@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scrapers.errors import ScrapeError, printable
-from scrapers.ledger import FILE, FOLDER, Ledger, Record
-from scrapers.types import Reason
+from scrapers.ledger import FILE, FOLDER, Ledger
+from scrapers.types import Reason, Record
 
 MANIFEST, CREDITS, SUMMARY = "manifest.jsonl", "credits.txt", "summary.json"
 FILES = (MANIFEST, CREDITS, SUMMARY, "index.parquet")

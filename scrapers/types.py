@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Status = Literal["pending", "staged", "stored", "refused", "failed"]
 """`pending`: taken up, no result yet. `staged`: the image is ready, and waits for its turn to be published."""
@@ -182,3 +182,29 @@ class Entry:
     about: dict[str, str]
     """licence, licence_url, author and title, as far as known."""
     picture: Picture
+
+
+class Record(NamedTuple):
+    """An item as the ledger has it."""
+
+    number: int
+    url: str
+    position: int
+    where: str
+    caption: str
+    about: dict[str, str]
+    """licence, licence_url, author and title, as far as known."""
+    md5: str
+    sha256_wanted: str
+    status: str
+    reason: str | None
+    detail: str | None
+    tries: int
+    extension: str | None
+    width: int | None
+    height: int | None
+    num_bytes: int | None
+    sha256: str | None
+    perceptual_hash: int | None
+    path: str | None
+    time: float | None

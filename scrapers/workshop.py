@@ -14,7 +14,8 @@ from typing import Protocol
 from typing_extensions import Self
 
 from scrapers.decoding import Decoders
-from scrapers.fetch.client import Body, Client, WriteError
+from scrapers.errors import WriteError
+from scrapers.fetch.client import Body, Client
 from scrapers.fetch.fetcher import Fetcher, Job, Result
 from scrapers.fetch.robots import Store
 from scrapers.settings import ScrapeSettings

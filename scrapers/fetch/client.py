@@ -4,13 +4,10 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -22,8 +19,10 @@ from typing_extensions import Self
 from yarl import URL
 
 from pictures.sniff import HEAD_BYTES, content
+from scrapers.errors import WriteError
 from scrapers.fetch.addresses import Network, is_opened, parse_opened, refusal
 from scrapers.fetch.optout import opted_out
+from scrapers.fetch.verdicts import NO_SUCH_NAME, REFUSED_ADDRESS, status_verdict, verdict_of
 from scrapers.settings import FetchSettings
 from scrapers.types import Reason, Verdict
 
@@ -37,12 +36,6 @@ _BLOCK_BYTES = 1 << 18
 _LOOKUPS = 64
 _NEGATIVE_TTL_S = {socket.EAI_NONAME: 3600.0, socket.EAI_AGAIN: 30.0}
 _NEGATIVE_MAX = 20_000
-_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-_REFUSED = "refused address: "
-
-
-class WriteError(Exception):
-    """Our own disk would not take a file. Nothing to do with the site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +96,7 @@ class _Resolver(AbstractResolver):
         except OSError as failure:
             if len(self._failed) >= _NEGATIVE_MAX:
                 self._failed.clear()
-            kept_s = _NEGATIVE_TTL_S[socket.EAI_NONAME if failure.errno in _NO_SUCH_NAME else socket.EAI_AGAIN]
+            kept_s = _NEGATIVE_TTL_S[socket.EAI_NONAME if failure.errno in NO_SUCH_NAME else socket.EAI_AGAIN]
             self._failed[host] = (time.monotonic() + kept_s, failure)
             raise
 
@@ -159,7 +152,7 @@ class Client:
         """Make the socket for an address, or refuse: every connection of the process passes here."""
         family, kind, protocol, _, target = address
         if problem := refusal(str(target[0]), int(target[1]), self.opened):
-            raise OSError(_REFUSED + problem)
+            raise OSError(REFUSED_ADDRESS + problem)
         return socket.socket(family=family, type=kind, proto=protocol)
 
     def is_opened(self, host: str) -> bool:
@@ -202,7 +195,7 @@ class Client:
                         if len(held) >= max_bytes:
                             break
                 response.close()
-                verdict = _status_verdict(response) if response.status >= 400 else None
+                verdict = status_verdict(response) if response.status >= 400 else None
                 return response.status, held[:max_bytes].decode("utf-8-sig", "replace"), verdict
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
             return verdict_of(error)
@@ -212,7 +205,7 @@ class Client:
         if response.status in _REDIRECTS:
             return self._redirect(response)
         if response.status != 200:
-            return _status_verdict(response)
+            return status_verdict(response)
         if self.settings.opt_out and (header := opted_out(response.headers.items())):
             return Verdict(Reason.OPT_OUT, header)
         limit = self._max_bytes
@@ -301,67 +294,3 @@ def _rename(path: Path, target: Path) -> None:
         path.replace(target)
     except OSError as error:
         raise WriteError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-_BY_STATUS = {
-    403: Reason.HTTP_403,
-    404: Reason.HTTP_404,
-    408: Reason.HTTP_408,
-    410: Reason.HTTP_410,
-    425: Reason.HTTP_408,
-    429: Reason.HTTP_429,
-}
-
-
-def _status_verdict(response: aiohttp.ClientResponse) -> Verdict:
-    status = response.status
-    by_class = {4: Reason.HTTP_4XX, 5: Reason.HTTP_5XX}.get(status // 100, Reason.HTTP_OTHER)
-    # Only what asks to come back later may say when.
-    wait_s = retry_after_s(response.headers.get("Retry-After")) if status in (429, 503) else None
-    return Verdict(_BY_STATUS.get(status, by_class), f"{status} {response.reason or ''}".strip(), wait_s)
-
-
-def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for: a number, or an HTTP date."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(min(int(value.strip()), 10**9))
-    try:
-        date = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    aware = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-    return max(0.0, (aware - (now or datetime.now(timezone.utc))).total_seconds())
-
-
-def verdict_of(error: BaseException) -> Verdict:
-    """Return the verdict over an exception of the client."""
-    cause = getattr(error, "os_error", error)
-    return Verdict(_reason_of(error), (str(cause) or str(error) or type(error).__name__)[:300])
-
-
-def _reason_of(error: BaseException) -> Reason:  # noqa: PLR0911 - a table, in the order of the exceptions' kinship
-    if _REFUSED in str(getattr(error, "os_error", error)):
-        return Reason.SSRF
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Reason.DNS_NXDOMAIN if error.os_error.errno in _NO_SUCH_NAME else Reason.DNS_TEMP
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Reason.TLS_CERT
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Reason.TLS_OTHER
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Reason.CONNECT_TIMEOUT
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return Reason.READ_TIMEOUT
-    if isinstance(error, asyncio.TimeoutError):
-        return Reason.TOTAL_TIMEOUT
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return Reason.CONNECT_REFUSED
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Reason.INCOMPLETE
-    if isinstance(error, aiohttp.InvalidURL):
-        return Reason.BAD_URL
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError):
-        return Reason.RESET
-    return Reason.BAD_RESPONSE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from scrapers.fetch.client import Body, Client, Redirect, WriteError, parse_url
+from scrapers.fetch.client import Body, Client, Redirect, parse_url
 from scrapers.fetch.robots import Robots, Store
 from scrapers.fetch.schedule import Schedule
 from scrapers.types import Reason, Verdict
@@ -58,11 +58,6 @@ class Fetcher:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-
-    @property
-    def num_pending(self) -> int:
-        """Jobs without a result."""
-        return self._schedule.num_waiting + self._schedule.num_active
 
     def submit(self, number: int, url: str, target: Path) -> None:
         """Queue an image."""
@@ -176,6 +171,3 @@ class Fetcher:
 def _host_of(url: URL) -> str:
     """Name whom a URL asks: host and port."""
     return url.host_port_subcomponent or ""
-
-
-__all__ = ["Fetcher", "Job", "Result", "WriteError"]

@@ -147,16 +147,6 @@ class Schedule(Generic[Job]):
         if host.long_waits >= 2:
             host.closed_until = now + wait_s
 
-    def drain(self) -> list[Job]:
-        """Return all jobs that have not begun, and forget them."""
-        jobs = [job for host in self._hosts.values() for job in host.queue]
-        jobs += [job for _, _, _, job in self._timed if job is not None]
-        for host in self._hosts.values():
-            host.queue.clear()
-        self._timed.clear()
-        self.num_waiting = 0
-        return jobs
-
     def _sweep(self, now: float) -> None:
         """Forget the hosts that nothing is known of but that they are well."""
         at_rest = [

@@ -17,7 +17,7 @@ from PIL import Image
 from servers import Site, jpeg, ok, png
 
 from runs import Ran, arguments, partial_files, scrape, the_set, write_list
-from scrapers.fetch.client import WriteError
+from scrapers.errors import WriteError
 from scrapers.ledger import Ledger
 from scrapers.types import Outcome, Picture, Row
 

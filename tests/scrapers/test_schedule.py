@@ -166,11 +166,3 @@ def test_hosts_at_rest_are_forgotten(monkeypatch) -> None:  # type: ignore[no-un
     assert take(schedule, 60.0) == ["later"]
     schedule.ended("busy", None, 60.0)
     assert schedule.num_active == 1 and schedule.num_waiting == 0
-
-
-def test_draining() -> None:
-    schedule = filled(make(per_host=1), a=3)
-    schedule.add("b", "later", at=9.0)
-    schedule.next(0.0)
-    assert sorted(schedule.drain()) == ["a1", "a2", "later"]
-    assert schedule.num_waiting == 0 and schedule.next(99.0) is None and schedule.next_time() is None
