@@ -3,12 +3,14 @@
 import asyncio
 import io
 import os
+import subprocess
 import sys
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from everydream.data.scan import scan
@@ -215,3 +217,18 @@ def test_a_folder_named_like_a_picture_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "y.png").write_bytes(picture_bytes())
     source = open_source(ListSettings(kind="ffhq", files=[str(tmp_path)]))
     assert [row.file for batch in source.rows() for row in batch] == [tmp_path / "y.png"]
+
+
+def test_a_decoder_that_hangs_ends_itself() -> None:
+    code = (
+        "import time, scrapers.decoding as decoding, scrapers.images as images\n"
+        "from scrapers.settings import FilterSettings, ImageSettings\n"
+        "decoding.MAX_S = 0.2\n"
+        "decoding._end_with_the_main_process = lambda: None\n"
+        "decoding._prepare(ImageSettings(), FilterSettings())\n"
+        "images.make_picture = lambda *task: time.sleep(30)\n"
+        "decoding._make([(None, None, None)])\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=25)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr == ""
