@@ -146,12 +146,15 @@ def _decode_jpeg(
             return np.asarray(simplejpeg.decode_jpeg(content, strict=True, **options), np.uint8)
         except ValueError as error:
             problem = str(error).splitlines()[0][:200]
-        # Padding between segments, and zeros at the end, are no damage: if that was all, it decodes without them.
+        # Padding between segments, zeros at the end and odd profiles are no damage to the pixels: if that was all, it
+        # decodes without them.
         padding = _PADDING.search(problem)
-        if padding is None:
+        if padding is not None and padding[2] == "d9":
+            content = without_zeros_at_end(content, int(padding[1]))
+        elif padding is not None or "ICC" in problem:
+            content = without_metadata(content, profile=False)
+        else:
             break
-        at_end = padding[2] == "d9"
-        content = without_zeros_at_end(content, int(padding[1])) if at_end else without_metadata(content)
     raise BadImage(f"damaged JPEG: {problem}")
 
 

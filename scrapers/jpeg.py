@@ -13,10 +13,10 @@ def num_scans(content: bytes) -> int:
     return content.count(b"\xff\xda")
 
 
-def without_metadata(content: bytes) -> bytes:
+def without_metadata(content: bytes, *, profile: bool = True) -> bytes:
     """Return the JPEG without Exif, XMP, IPTC, comments, thumbnails, padding, and what follows its end (MPO).
 
-    Kept are JFIF, the colour profile, and Adobe's segment, which tells how colours are coded.
+    Kept are JFIF, Adobe's segment, which tells how colours are coded, and, unless it is unwanted, the colour profile.
     """
     kept = bytearray(content[:2])
     at, in_scans = 2, False
@@ -35,7 +35,7 @@ def without_metadata(content: bytes) -> bytes:
             at += 2
         else:
             length = int.from_bytes(content[at + 2 : at + 4], "big")
-            kept += _segment(marker, content[at : at + 2 + length])
+            kept += _segment(marker, content[at : at + 2 + length], profile)
             at += 2 + max(length, 2)
             in_scans = in_scans or marker == _SOS
     return bytes(kept)
@@ -48,13 +48,13 @@ def without_zeros_at_end(content: bytes, number: int) -> bytes:
     return content if end < 0 or padding.strip(b"\0") else content[: end - number] + content[end:]
 
 
-def _segment(marker: int, segment: bytes) -> bytes:
+def _segment(marker: int, segment: bytes, profile: bool) -> bytes:
     """Return what is kept of a segment, its marker included."""
     body = segment[4:]
     if marker == _APP0 and body.startswith(b"JFIF\0"):
         # Version, density; the thumbnail that may follow is none of 0 by 0.
         return b"\xff\xe0\x00\x10" + body[:12].ljust(12, b"\0") + b"\0\0"
-    if marker == _APP2 and body.startswith(b"ICC_PROFILE\0"):
+    if marker == _APP2 and body.startswith(b"ICC_PROFILE\0") and profile:
         return segment
     if marker == _APP14 and body.startswith(b"Adobe"):
         return segment

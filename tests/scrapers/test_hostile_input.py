@@ -62,6 +62,18 @@ def test_metadata_between_the_scans_and_in_odd_segments_goes(tmp_path: Path) -> 
     assert isinstance(made, Picture) and secret not in made.file.read_bytes()
 
 
+def test_a_profile_in_an_odd_place_costs_no_image(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content = picture_bytes(icc_profile=profile)
+    at = content.index(b"\xff\xe2")
+    end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    moved = content[:at] + content[end : (scan := content.index(b"\xff\xda"))] + content[at:end] + content[scan:]
+    raw = tmp_path / "1.raw"
+    raw.write_bytes(moved)
+    for settings in (ImageSettings(), ImageSettings(keep_original=True), ImageSettings(resize=16)):
+        assert isinstance(make_picture(raw, tmp_path / "1", Item(1, ""), settings, FilterSettings()), Picture)
+
+
 @pytest.mark.parametrize("keep_original", [True, False])
 def test_a_jpeg_of_thousands_of_scans_is_not_decoded(tmp_path: Path, keep_original: bool) -> None:
     plain = picture_bytes(progressive=True)
