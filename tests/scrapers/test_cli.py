@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT, run_cli
+from scrapes import finish, group_of, scrape, start, the_set, write_list
 from servers import Site, after, encoded, jpeg, ok, pixels
 from typer.testing import CliRunner
 
-from runs import finish, group_of, scrape, start, the_set, write_list
 from scrapers.cli import app
 
 

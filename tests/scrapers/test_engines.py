@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from scrapes import QUICK, Ran, scrape, write_list
 from servers import Site, jpeg, ok, status
 
-from runs import QUICK, Ran, scrape, write_list
 from scrapers.decoding import Decoders
 from scrapers.recipe import resolve
 from scrapers.settings import FilterSettings, ImageSettings, ScrapeSettings

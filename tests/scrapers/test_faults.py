@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scrapes import Ran, partial_files, scrape, write_list
 from servers import (
     Behaviour,
     Hit,
@@ -27,8 +28,6 @@ from servers import (
     redirect,
     status,
 )
-
-from runs import Ran, partial_files, scrape, write_list
 
 HTML = b"<!DOCTYPE html><html><body>not here any more, and a long text beside it</body></html>"
 GOOD = "stored"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from PIL import Image
+from scrapes import Ran, arguments, partial_files, scrape, the_set, write_list
 from servers import Site, jpeg, ok, png
 
-from runs import Ran, arguments, partial_files, scrape, the_set, write_list
 from scrapers.errors import WriteError
 from scrapers.ledger import Ledger
 from scrapers.types import Outcome, Picture, Row

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from scrapes import scrape, write_list
 from servers import Behaviour, Site, after, in_turn, jpeg, ok, raw, redirect, status
 
-from runs import scrape, write_list
 from scrapers.fetch.client import user_agent
 from scrapers.fetch.optout import opted_out
 from scrapers.fetch.verdicts import retry_after_s

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scrapes import partial_files, scrape, the_set, write_list
 from servers import Behaviour, Site, after, head, jpeg, ok, raw, redirect, status
-
-from runs import partial_files, scrape, the_set, write_list
 
 pytestmark = [pytest.mark.ray]
 

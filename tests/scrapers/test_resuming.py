@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scrapes import finish, group_of, partial_files, scrape, start, the_set, write_list
 from servers import Behaviour, Site, after, encoded, head, jpeg, ok, pixels, raw, redirect, status
 
-from runs import finish, group_of, partial_files, scrape, start, the_set, write_list
 from scrapers.ledger import Ledger
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import trustme
+from scrapes import finish, scrape, start, write_list
 from servers import Site, jpeg, ok, raw, redirect, status
 
-from runs import finish, scrape, start, write_list
 from scrapers.fetch.addresses import is_public, parse_opened, refusal
 from scrapers.fetch.client import parse_url
 

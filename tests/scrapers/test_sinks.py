@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scrapes import Ran, scrape, the_set, write_list
 from servers import Site, jpeg, ok, status
 
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
-from runs import Ran, scrape, the_set, write_list
 from scrapers import report
 from scrapers.captions import caption_of
 from scrapers.ledger import Ledger
