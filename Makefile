@@ -26,6 +26,7 @@ lint: .venv/.installed-test
 
 docs: .venv/.installed
 	$(BIN)/everydream schema --markdown > docs/configuration.md
+	$(BIN)/everydream schema --scrape --markdown > docs/scraping_settings.md
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -129,14 +129,17 @@ def inspect(
 @app.command()
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/configuration.md instead.")] = False,
+    scrape: Annotated[bool, typer.Option("--scrape", help="The settings of recipes instead of a run's.")] = False,
 ) -> None:
     """Print the settings' JSON schema, for completion and checks in editors."""
     from everydream.config import RunConfig  # noqa: PLC0415
-    from everydream.reference import reference  # noqa: PLC0415
+    from everydream.reference import reference, scrape_reference  # noqa: PLC0415
+    from scrapers.settings import ScrapeSettings  # noqa: PLC0415
 
-    print(
-        reference() if markdown else json.dumps(RunConfig.model_json_schema(), indent=2), end="" if markdown else "\n"
-    )
+    if markdown:
+        print(scrape_reference(ScrapeSettings) if scrape else reference(), end="")
+    else:
+        print(json.dumps((ScrapeSettings if scrape else RunConfig).model_json_schema(), indent=2))
 
 
 @app.command("verify-resume")

@@ -1,4 +1,4 @@
-"""docs/configuration.md, generated from the settings classes: one line per key, with its default."""
+"""Settings as documentation, generated from their classes: one line per key, with its default."""
 
 import json
 from types import UnionType
@@ -20,9 +20,22 @@ be set on the command line: `train.epochs=4 optimizer.lr=1e-6 data.sources.0.rep
 """
 
 
+_SCRAPE_HEAD = """# Settings of a scrape
+
+Generated from the settings classes: `everydream schema --scrape --markdown > docs/scraping_settings.md`. Any of them
+can stand in a recipe (see [datasets/](../datasets/)) or be given as `key=value`: `filters.min_width=512`. Unknown keys
+are refused with the nearest known one. What they are for: [scraping.md](scraping.md).
+"""
+
+
 def reference() -> str:
-    """Return the reference as Markdown."""
+    """Return docs/configuration.md."""
     return _HEAD + "".join(_section("", RunConfig))
+
+
+def scrape_reference(settings: type[BaseModel]) -> str:
+    """Return docs/scraping_settings.md, given the settings class of the scraper, which this package does not know."""
+    return _SCRAPE_HEAD + "".join(_section("", settings))
 
 
 def _section(prefix: str, model: type[BaseModel]) -> list[str]:
@@ -30,7 +43,8 @@ def _section(prefix: str, model: type[BaseModel]) -> list[str]:
     for name, field in model.model_fields.items():
         inner = settings_in(field.annotation)
         if inner is None:
-            plain.append(f"| `{name}` | {_kind(field.annotation)} | {_default(field)} | {field.description} |\n")
+            meaning = " ".join((field.description or "").split())
+            plain.append(f"| `{name}` | {_kind(field.annotation)} | {_default(field)} | {meaning} |\n")
         else:
             is_list = "list" in str(field.annotation)
             key = f"{prefix}{name}{'[]' if is_list else ''}"
@@ -48,6 +62,8 @@ def _kind(annotation: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is list:
         return f"list of {_kind(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {_kind(arguments[0])} to {_kind(arguments[1])}"
     if origin in (Union, UnionType):
         return " or ".join(_kind(argument) for argument in arguments)
     words = {str: "text", int: "whole number", float: "number", bool: "true, false", type(None): "null"}

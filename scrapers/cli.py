@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scrapers.errors import ScrapeError, printable
+from scrapers.errors import ScrapeError, WriteError, printable
 
 if TYPE_CHECKING:
     from scrapers.making import Shard
@@ -170,7 +170,7 @@ def _told(debug: bool) -> Iterator[None]:
     """Turn an error that is meant for a user into one message and exit code 2."""
     try:
         yield
-    except ScrapeError as error:
+    except (ScrapeError, WriteError) as error:
         if debug:
             raise
         print(f"\nScrapeError: {printable(str(error))}", file=sys.stderr, flush=True)
@@ -178,14 +178,16 @@ def _told(debug: bool) -> Iterator[None]:
 
 
 def _settings(kind: str | None, arguments: list[str], options: dict[str, Any]) -> "ScrapeSettings":
-    from scrapers.recipe import is_override, override, read_recipe, resolve  # noqa: PLC0415
+    from scrapers.recipe import beside_recipe, is_override, override, read_recipe, resolve  # noqa: PLC0415
 
     files = [item for item in arguments if not is_override(item)]
     overrides = [item for item in arguments if is_override(item)]
+    if not files:
+        raise ScrapeError("Name at least one file, folder, glob or URL of a list, or a recipe.")
     if kind is None:
         if len(files) != 1:
             raise ScrapeError(f"Give one recipe; these are {len(files)}: {', '.join(files)}")
-        raw = read_recipe(Path(files[0]))
+        raw = beside_recipe(read_recipe(Path(files[0])), Path(files[0]))
     else:
         raw = {"source": {"kind": kind, "files": files}}
         if kind == "ffhq":
@@ -267,6 +269,8 @@ async def _watched(scrape: Any, out: Path) -> int:
         f"{last.num_bytes / 1e6:.1f} MB received. Set, manifest and credits: {scrape.out}"
     )
     if ended:
+        if scrape.took_no_row:
+            print("No row of this list is in this part: parts go by hosts.", file=sys.stderr)
         return 0
     print("Stopped. The same command goes on from here.", file=sys.stderr, flush=True)
     return 128 + received[0]

@@ -14,7 +14,7 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,16 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-            if self.get("version", _VERSION) != _VERSION:
+            self._db.execute("BEGIN IMMEDIATE")  # takes the lock, and writes nothing
+            version = self.get("version", "")
+            if not version:
+                self.put("version", _VERSION)
+            elif version != _VERSION:
                 raise ScrapeError(f"{path} was written by another version of EveryDream; use another --out.")
-            self.put("version", _VERSION)
             self.commit()
         except sqlite3.DatabaseError as error:
-            raise ScrapeError(f"{path} cannot be used: {error}. Is another scrape writing to it?") from error
+            hint = " Is another scrape writing to it?" if "locked" in str(error) else ""
+            raise ScrapeError(f"{path} cannot be used: {error}.{hint}") from error
         self.counts: Counter[tuple[str, str]] = Counter(
             {(status, reason or ""): n for status, reason, n in self._db.execute(
                 "SELECT status, reason, COUNT(*) FROM items GROUP BY status, reason")}
@@ -158,8 +162,9 @@ class Ledger:
         self.put("refused_early", json.dumps(self.refused_early))
 
     def again(self, number: int) -> None:
-        """Begin a failed item once more."""
-        self._count(("failed", self.record(number).reason), ("pending", None))
+        """Begin an item once more that ended without an image."""
+        record = self.record(number)
+        self._count((record.status, record.reason), ("pending", None))
         self._write("UPDATE items SET status = 'pending', reason = NULL WHERE number = ?", (number,))
 
     def finish(self, outcome: Outcome) -> None:
@@ -234,12 +239,12 @@ class Ledger:
         found = self._db.execute("SELECT position FROM items WHERE url = ?", (_storable(url),)).fetchone()
         return int(found[0]) if found else None
 
-    def retryable(self) -> list[int]:
-        """Return the failed items that may pass now, in order."""
-        reasons = [reason.value for reason in Reason if reason.can_still_pass]
+    def retryable(self, also: Collection[Reason] = ()) -> list[int]:
+        """Return the failed items that may pass now, in order, and those refused for one of the reasons in `also`."""
+        reasons = [reason.value for reason in Reason if reason.can_still_pass or reason in also]
         marks = ", ".join("?" * len(reasons))
         found = self._db.execute(
-            f"SELECT number FROM items WHERE status = 'failed' AND reason IN ({marks}) "
+            f"SELECT number FROM items WHERE status IN ('failed', 'refused') AND reason IN ({marks}) "
             "AND COALESCE(retry_at, 0) <= ? ORDER BY number",
             (*reasons, time.time()),
         )

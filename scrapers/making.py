@@ -1,6 +1,7 @@
 """What makes a set the one it is: its part of the source, and the settings that decide what is in it."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,20 @@ def require_same_making(ledger: Ledger, settings: ScrapeSettings, source: Source
         ledger.put("making", json.dumps(making))
         ledger.commit()
         return
-    changed = sorted(name for name in making if begun.get(name) != making[name])
+    changed = list(_differences(begun, making))
     if changed:
-        details = "".join(f"\n  {name}: {begun.get(name)} -> {making[name]}" for name in changed)
+        details = "".join(f"\n  {line}" for line in changed)
         raise ScrapeError(
             f"{out} holds a set that was begun with other settings, and one set is made in one way.{details}\n"
             "Use the same settings to go on with it, or another --out for a new set."
         )
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each key that differs: "filters.min_width: 512 -> 768"."""
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}: {old} -> {new}"

@@ -92,6 +92,11 @@ class Scrape:
             shutil.rmtree(self._staging, ignore_errors=True)
         return ended
 
+    @property
+    def took_no_row(self) -> bool:
+        """Whether the list holds nothing for this part."""
+        return self._shard.count > 1 and not self.ledger.last_number and not self.ledger.refused_early
+
     async def _work(self, stop: asyncio.Event) -> bool:
         tasks = [
             asyncio.create_task(work)
@@ -115,7 +120,10 @@ class Scrape:
         """Give the engine its work, in the order of the set, and wait until all of it has ended."""
         self._recover()
         if self._retry_failed:
-            for number in self.ledger.retryable():
+            # What we refused by rules of ours may pass under new ones.
+            fetch = self.settings.fetch
+            also = {Reason.SSRF: bool(fetch.allow_private), Reason.ROBOTS: not fetch.robots}
+            for number in self.ledger.retryable([reason for reason, is_open in also.items() if is_open]):
                 if not await self._room():
                     break
                 self.ledger.again(number)

@@ -29,6 +29,8 @@ class Snapshot:
     """Images stored in this run."""
     num_bytes: int
     """Bytes received in this run."""
+    ready: int
+    """Images that wait for their turn to be published, or for a shard to be full."""
     done: int
     total: int | None
     """Of `done`: images if there is a limit, else rows of the source; None: nobody knows."""
@@ -47,6 +49,7 @@ def snapshot(scrape: "Scrape", done_before: int) -> Snapshot:
         elapsed_s=time.monotonic() - scrape.started,
         stored_now=scrape.ledger.num_stored - scrape.stored_before,
         num_bytes=scrape.engine.num_bytes,
+        ready=scrape.ledger.counts["staged", ""],
         done=done_of(scrape) - done_before,
         total=None if total is None else max(0, total - done_before),
     )
@@ -55,22 +58,25 @@ def snapshot(scrape: "Scrape", done_before: int) -> Snapshot:
 def done_of(scrape: "Scrape") -> int:
     """Return what progress is counted in: images if there is a limit, else rows."""
     if scrape.limit is not None:
-        return scrape.ledger.num_stored
+        return scrape.ledger.num_stored + scrape.ledger.counts["staged", ""]
     return max(0, scrape.position - scrape.publisher.num_under_way)
 
 
 def describe(now: Snapshot) -> str:
     """Return the line."""
-    parts = [f"{now.counts['stored']:,} ok"]
+    ready = f" and {now.ready:,} ready" if now.ready else ""
+    parts = [f"{now.counts['stored']:,} ok{ready}"]
     for status in ("refused", "failed"):
         reasons = now.counts[status]
         shown = ", ".join(f"{reason} {number:,}" for reason, number in list(reasons.items())[:_SHOWN])
         more = ", ..." if len(reasons) > _SHOWN else ""
         parts.append(f"{sum(reasons.values()):,} {status}" + (f" ({shown}{more})" if shown else ""))
-    done = sum(sum(now.counts[status].values()) for status in ("refused", "failed")) + now.counts["stored"]
+    ended = sum(sum(now.counts[status].values()) for status in ("refused", "failed"))
+    done = ended + now.counts["stored"] + now.ready
     parts.insert(0, f"{done:,} done")
     parts.append(f"{now.images_per_s:.1f} images/s")
-    parts.append(f"{now.num_bytes / max(now.elapsed_s, 1e-9) / 1e6:.1f} MB/s")
+    if now.num_bytes:
+        parts.append(f"{now.num_bytes / max(now.elapsed_s, 1e-9) / 1e6:.1f} MB/s")
     if now.total and now.done:
         parts.append(f"{_clock(now.elapsed_s * (now.total - now.done) / now.done)} left")
     return " | ".join(parts)

@@ -1,6 +1,7 @@
 """From a recipe, options and overrides to settings; every problem is told at once, with its key."""
 
 import difflib
+import glob
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,21 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ScrapeError(f"{path} should hold settings as `key: value` lines; see datasets/ for examples.")
     return raw
+
+
+def beside_recipe(raw: dict[str, Any], recipe: Path) -> dict[str, Any]:
+    """Return a recipe with the relative files that are not in the working directory looked for beside it."""
+    source = raw.get("source")
+    if not isinstance(source, dict) or not isinstance(source.get("files"), list):
+        return raw
+
+    def found(file: Any) -> Any:
+        if not isinstance(file, str) or "://" in file or glob.glob(file):  # noqa: PTH207 - it may begin anywhere
+            return file
+        beside = str(recipe.parent / file)
+        return beside if glob.glob(beside) else file  # noqa: PTH207
+
+    return {**raw, "source": {**source, "files": [found(file) for file in source["files"]]}}
 
 
 def is_override(argument: str) -> bool:

@@ -36,13 +36,23 @@ def counts(ledger: Ledger) -> dict[str, Any]:
     }
 
 
+_HINTS = {
+    "ssrf": "ssrf: these addresses are not public. If they are yours: --allow-private ADDRESS --retry-failed",
+    "robots": "robots: the sites' robots.txt does not want it. If they are yours: --robots off --retry-failed",
+    "words": "words: the captions lack the words that are wanted",
+}
+
+
 def describe(numbers: Mapping[str, Any]) -> str:
     """Return the counts in words."""
-    lines = [f"{numbers['stored']:,} images stored"]
+    lines = [f"{numbers['stored']:,} images stored" if numbers["stored"] else "Nothing was stored"]
     for status in ("refused", "failed"):
         reasons = numbers[status]
         lines.append(f"{sum(reasons.values()):,} {status}")
         lines += [f"  {number:>9,} {reason}" for reason, number in reasons.items()]
+    lines += [
+        hint for reason, hint in _HINTS.items() if any(reason in numbers[status] for status in ("refused", "failed"))
+    ]
     if numbers["unfinished"]:
         lines.append(f"{numbers['unfinished']:,} unfinished; the same command goes on with them")
     return "\n".join(lines)
@@ -126,12 +136,12 @@ def _credits(ledger: Ledger) -> Iterator[str]:
     unknown: Counter[str] = Counter()
     for record in ledger.records("stored"):
         about = {name: " ".join(printable(value).split()) for name, value in record.about.items()}
-        if not (about.get("author") or about.get("licence")):
+        if not (about.get("author") or about.get("licence", "").strip("?")):
             unknown[urlsplit(record.url).hostname or "?"] += 1
             continue
-        title, author = about.get("title") or "untitled", about.get("author") or "unknown author"
-        licence = " ".join(filter(None, (about.get("licence"), about.get("licence_url")))) or "licence unknown"
-        yield f"{record.path}: {title}, by {author}, {licence}, {record.url}"
+        by = f"by {about['author']}" if about.get("author") else ""
+        licence = " ".join(filter(None, (about.get("licence", "").strip("?"), about.get("licence_url"))))
+        yield f"{record.path}: " + ", ".join(filter(None, (about.get("title"), by, licence, record.url)))
     if unknown:
         yield "Licence and author not told by the source:"
         yield from (f"  {number:>8,} from {host}" for host, number in sorted(unknown.items()))

@@ -23,7 +23,7 @@ class SourceSettings(Settings):
     """laion: Parquet with URL and caption columns (LAION, COYO, DataComp); ffhq: its JSON, or a local mirror;
     urls: txt, csv, tsv, jsonl, Parquet or a WebDataset index."""
     files: Annotated[list[str], Field(min_length=1)]
-    """Files, folders or globs, local or by fsspec: hf://, s3://, https://."""
+    """Files, folders or globs, local, or by fsspec: hf, s3, gs, https."""
     columns: dict[str, str] = {}
     """Which column holds what, where the usual names do not fit: {url: link, caption: alt_text}."""
     part: Literal["image", "thumbnail", "in_the_wild"] = "image"

@@ -85,8 +85,11 @@ def find_files(patterns: Sequence[str], endings: Collection[str]) -> list[Source
 
 
 def _nothing(pattern: str, endings: Collection[str]) -> str:
-    if not is_remote(pattern) and not _MAGIC.search(pattern) and not local_path(pattern).exists():
-        return "no such file or folder"
+    if not is_remote(pattern) and not local_path(pattern).exists():
+        if not _MAGIC.search(pattern):
+            return f"no such file or folder (from {Path.cwd()})"
+        if not glob.glob(str(local_path(pattern)), recursive=True):  # noqa: PTH207 - it may begin anywhere
+            return f"no file matches this pattern (from {Path.cwd()})"
     return f"nothing there ends in {', '.join(sorted(endings))}"
 
 

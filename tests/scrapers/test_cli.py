@@ -121,7 +121,13 @@ def test_allow_private_and_robots_as_options(site: Site, tmp_path: Path) -> None
     said = invoke("urls", listed, "--out", tmp_path / "1", "workers=1")
     assert "1 ssrf" in said.replace("        ", "") and site.hits == []
     said = invoke("urls", listed, "--out", tmp_path / "2", "workers=1", "--allow-private", "127.0.0.1")
-    assert "0 images stored" in said and "robots" in said
+    assert "Nothing was stored" in said and "--robots off --retry-failed" in said
+    said = invoke("urls", listed, "--out", tmp_path / "2", "workers=1", "--allow-private", "127.0.0.1", "--robots",
+                  "off", "--retry-failed")  # fmt: skip
+    assert "1 images stored" in said
+    assert "--allow-private ADDRESS --retry-failed" in invoke("urls", listed, "--out", tmp_path / "1", "workers=1")
+    assert "1 images stored" in invoke("urls", listed, "--out", tmp_path / "1", "workers=1", "--allow-private",
+                                       "127.0.0.1", "--robots", "off", "--retry-failed")  # fmt: skip
     site.hits.clear()
     said = invoke("urls", listed, "--out", tmp_path / "3", "workers=1", "--robots", "off",
                   "--allow-private", "10.0.0.0/8", "--allow-private", "127.0.0.1")  # fmt: skip
@@ -208,3 +214,13 @@ def test_importing_the_command_is_quick() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_recipes_files_lie_beside_it_or_here(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site["/a"] = ok(jpeg(1))
+    (tmp_path / "recipes").mkdir()
+    write_list(tmp_path / "recipes" / "list.jsonl", {site.url("/a"): "a"})
+    recipe = tmp_path / "recipes" / "mine.yaml"
+    recipe.write_text("source: {kind: urls, files: [list.jsonl]}\nfetch: {allow_private: [127.0.0.1]}\n")
+    monkeypatch.chdir(tmp_path)
+    assert "1 images stored" in invoke(recipe, "--out", tmp_path / "set", "workers=1")

@@ -195,9 +195,9 @@ def test_one_set_is_made_in_one_way(site: Site, tmp_path: Path) -> None:
     ran = scrape(listed, tmp_path / "set")
     expected = the_set(ran.out)
     for files, options, named in (
-        (listed, ["filters.min_width=8"], ["filters"]),
-        (listed, ["--resize", "32", "--sink", "webdataset"], ["images", "sink"]),
-        (listed, ["captions.text=photo of {caption}"], ["captions"]),
+        (listed, ["filters.min_width=8"], ["filters.min_width"]),
+        (listed, ["--resize", "32", "--sink", "webdataset"], ["images.resize", "sink.kind"]),
+        (listed, ["captions.text=photo of {caption}"], ["captions.text"]),
         (other, [], ["source"]),
     ):
         refused = scrape(files, tmp_path / "set", *options, code=2)
