@@ -150,12 +150,17 @@ def test_a_disk_that_is_full(site: Site, tmp_path: Path) -> None:
         mount -t tmpfs -o size=500k none {disk}
         {command}; echo first $?
         cp -a {shlex.quote(str(out))} {shlex.quote(str(tmp_path / "first"))}
+        head -c 1m /dev/zero > {disk}/rest
+        {command}; echo still $?
+        {sys.executable} -m scrapers report {shlex.quote(str(out))}; echo report $?
+        rm {disk}/rest
         mount -o remount,size=50m {disk}
         {command}; echo second $?
         cp -a {shlex.quote(str(out))} {shlex.quote(str(tmp_path / "second"))}
     """
     done = subprocess.run([*mount, script], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert "first 2\n" in done.stdout and "second 0\n" in done.stdout, done.stdout + done.stderr
+    for line in ("first 2\n", "still 2\n", "report 0\n", "second 0\n"):
+        assert line in done.stdout, done.stdout + done.stderr
     assert "ScrapeError: The scrape was stopped:" in done.stderr and "Traceback" not in done.stderr
     check_what_is_there(tmp_path / "first")
     assert Ran(tmp_path / "second", 0, "").counts == {"stored": 30}
