@@ -86,8 +86,9 @@ def _listing(index: Index, rejected: Sequence[Rejection]) -> str:
 
 
 def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int, list[str]]:
-    """Return what is suspicious about whole sources: one caption for nearly all images, unless it is a label."""
-    found: dict[int, list[str]] = {}
+    """Return what is suspicious about whole sources: no image, or one caption for nearly all, unless it is a label."""
+    usable = set(index.source_N.tolist())
+    found = {number: ["holds no usable image"] for number in range(len(index.names)) if number not in usable}
     firsts: dict[int, Counter[str]] = {}
     for record, source in enumerate(index.source_N.tolist()):
         firsts.setdefault(source, Counter())[index.captions[index.caption_offsets[record]]] += 1

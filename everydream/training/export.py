@@ -92,4 +92,5 @@ def describe(settings: CheckpointSettings) -> str:
         when.append("every epoch" if settings.every_epochs == 1 else f"every {settings.every_epochs} epochs")
     if settings.every_minutes:
         when.append(f"every {settings.every_minutes:g} minutes")
-    return ", ".join([*when, "and at the end"]) + f"; formats {json.dumps(settings.formats)} in {settings.dtype}"
+    often = ", ".join([*when, "and at the end"]) if when else "at the end"
+    return f"{often}; formats {json.dumps(settings.formats)} in {settings.dtype}"

@@ -168,6 +168,9 @@ def test_one_caption_for_nearly_all_images(count, same, warned, tmp_path):
     source = SourceSettings(path=str(tmp_path))
     found = source_warnings(run(tmp_path), [source])
     assert found == ({0: [f'{same} of {count} images have the same caption, "same"']} if warned else {})
+    (tmp_path / "empty").mkdir()
+    both = [source, SourceSettings(path=str(tmp_path / "empty"))]
+    assert source_warnings(run(tmp_path, tmp_path / "empty"), both)[1] == ["holds no usable image"]
     assert source_warnings(run({"path": str(tmp_path), "label": "x"}), [SourceSettings(path="x", label="x")]) == {}
 
 
