@@ -74,10 +74,13 @@ def promised_formats(extension: str) -> tuple[str, ...]:
 def probe(source: Source, max_megapixels: float | None = None) -> Probe:
     """Read the header, refusing images of more than `max_megapixels`."""
     with opened(source, max_megapixels) as image:
-        width, height = image.size
-        if orientation(image) >= 5:
-            width, height = height, width
+        width, height = upright_size(image)
         return Probe(width, height, image.format or "", _has_more_frames(image))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of an image from `opened` the right way up, without decoding it."""
+    return image.size[::-1] if orientation(image) >= 5 else image.size
 
 
 def decode(source: Source, background: str = "#ffffff", max_megapixels: float | None = None) -> NDArray[np.uint8]:

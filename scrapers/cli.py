@@ -226,12 +226,12 @@ def _run(settings: "ScrapeSettings", out: Path, shard: "Shard | None", retry_fai
 
     async def main() -> int:
         scrape = Scrape(settings, folder, shard=shard, retry_failed=retry_failed, make_engine=make_engine)
-        return await _watched(scrape, out)
+        return await _watched(scrape)
 
     return asyncio.run(main())
 
 
-async def _watched(scrape: Any, out: Path) -> int:
+async def _watched(scrape: Any) -> int:
     """Run a scrape with its progress line; Ctrl-C and SIGTERM end it cleanly."""
     from scrapers import progress  # noqa: PLC0415
     from scrapers import report as reports  # noqa: PLC0415

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from scrapers.captions import caption_of
 from scrapers.domains import domain_of, host_of, is_below
 from scrapers.errors import ScrapeError
 from scrapers.licences import is_named, licence_at
@@ -86,6 +87,17 @@ def compile_filters(filters: FilterSettings) -> Check:
         return None
 
     return refuse
+
+
+def compile_screening(settings: ScrapeSettings) -> Callable[[Row], tuple[str, Verdict | None]]:
+    """Return what tells a row's caption, and why the row is not taken up, if so."""
+    refuse = compile_filters(settings.filters)
+
+    def screen(row: Row) -> tuple[str, Verdict | None]:
+        caption = caption_of(row.caption, settings.captions.text)
+        return caption, refuse(row, caption) if row.url else Verdict(Reason.BAD_URL)
+
+    return screen
 
 
 def refuse_size(width: int | None, height: int | None, filters: FilterSettings) -> Verdict | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pictures.colour import is_srgb
-from pictures.decode import BadImage, TooLarge, opened, orientation, upright_rgb
+from pictures.decode import BadImage, TooLarge, opened, orientation, upright_rgb, upright_size
 from scrapers.filters import refuse_size
 from scrapers.jpeg import num_scans, without_metadata, without_zeros_at_end
 from scrapers.settings import FilterSettings, ImageSettings
@@ -49,14 +49,13 @@ def make_picture(
         return Verdict(Reason.TOO_FEW_BYTES, f"{len(content):,} bytes")
     try:
         with opened(io.BytesIO(content), images.max_megapixels, FORMATS) as image:
-            turned = orientation(image) >= 5
-            width, height = image.size[::-1] if turned else image.size
-            if verdict := refuse_size(width, height, filters):
+            size = upright_size(image)
+            if verdict := refuse_size(*size, filters):
                 return verdict
             extension = _EXTENSIONS[image.format or ""]
             if extension == ".jpg" and num_scans(content) > MAX_SCANS:
                 raise BadImage(f"a JPEG of more than {MAX_SCANS} scans")
-            made = _make(image, content, (width, height), images)
+            made = _make(image, content, size, images)
     except TooLarge as error:
         return Verdict(Reason.TOO_MANY_PIXELS, str(error))
     except BadImage as error:

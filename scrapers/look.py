@@ -2,7 +2,7 @@
 
 import io
 
-from pictures.decode import BadImage, TooLarge, opened, orientation
+from pictures.decode import BadImage, TooLarge, opened, upright_size
 from scrapers.filters import refuse_size
 from scrapers.settings import FilterSettings
 from scrapers.types import Reason, Verdict
@@ -15,8 +15,7 @@ def early_look(head: bytes, filters: FilterSettings, max_megapixels: float) -> V
     """Judge the size that a file's first bytes claim; None where they do not hold the header."""
     try:
         with opened(io.BytesIO(head), max_megapixels, _FORMATS) as image:
-            turned = orientation(image) >= 5
-            return refuse_size(*(image.size[::-1] if turned else image.size), filters)
+            return refuse_size(*upright_size(image), filters)
     except TooLarge as error:
         return Verdict(Reason.TOO_MANY_PIXELS, str(error))
     except BadImage:

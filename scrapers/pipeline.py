@@ -10,16 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from scrapers import report
-from scrapers.captions import caption_of
 from scrapers.errors import ScrapeError, WriteError
-from scrapers.filters import compile_filters, needs_of
+from scrapers.filters import compile_screening, needs_of
 from scrapers.ledger import FOLDER, Ledger
 from scrapers.making import Shard, part_of, require_same_making
 from scrapers.publish import Publisher
 from scrapers.settings import ScrapeSettings
 from scrapers.sinks import open_sink
 from scrapers.sources import Source, open_source
-from scrapers.types import Item, Outcome, Picture, Reason, Record, Row, Verdict
+from scrapers.types import Item, Outcome, Picture, Reason, Record, Row
 from scrapers.workshop import Engine, Workshop, raw_path
 
 STAGING = "staging"
@@ -46,7 +45,7 @@ class Scrape:
         self._shard = shard or Shard(0, 1)
         self.limit = part_of(settings.limit, self._shard)
         self.source: Source = open_source(settings.source, needs_of(settings))
-        self._refuses = compile_filters(settings.filters)
+        self._screen = compile_screening(settings)
         self.ledger = Ledger(out)
         require_same_making(self.ledger, settings, self.source, self._shard, out)
         self._staging = out / FOLDER / STAGING
@@ -143,8 +142,8 @@ class Scrape:
         while (batch := await asyncio.to_thread(self._next, batches)) is not None:
             for row in batch:
                 if self._shard.holds(row.url):
-                    caption = caption_of(row.caption, self.settings.captions.text)
-                    if verdict := self._refuses(row, caption) if row.url else Verdict(Reason.BAD_URL):
+                    caption, verdict = self._screen(row)
+                    if verdict is not None:
                         self._refused.append((row, verdict.reason))
                     else:
                         yield row, caption

@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-from scrapers.captions import caption_of
-from scrapers.filters import compile_filters, needs_of
+from scrapers.filters import compile_screening, needs_of
 from scrapers.settings import ScrapeSettings
 from scrapers.sources import open_source
 
@@ -15,17 +14,15 @@ _SHOWN = 10
 def preview(settings: ScrapeSettings) -> str:
     """Return in words how many rows of the beginning of the list pass, why others do not, and some captions."""
     source = open_source(settings.source, needs_of(settings))
-    refuses = compile_filters(settings.filters)
+    screen = compile_screening(settings)
     refused: Counter[str] = Counter()
     passed = num_rows = 0
     shown: list[str] = []
     for batch in source.rows():
         for row in batch:
             num_rows += 1
-            caption = caption_of(row.caption, settings.captions.text)
-            if not row.url:
-                refused["bad_url"] += 1
-            elif verdict := refuses(row, caption):
+            caption, verdict = screen(row)
+            if verdict is not None:
                 refused[verdict.reason.value] += 1
             else:
                 passed += 1

@@ -16,7 +16,9 @@ from scrapers.ledger import FILE, FOLDER, Ledger
 from scrapers.types import Reason, Record
 
 MANIFEST, CREDITS, SUMMARY = "manifest.jsonl", "credits.txt", "summary.json"
-FILES = (MANIFEST, CREDITS, SUMMARY, "index.parquet")
+INDEX = "index.parquet"
+"""Of a set of tar shards."""
+FILES = (MANIFEST, CREDITS, SUMMARY, INDEX)
 """What a set as a whole is told by."""
 Lines = Iterator[dict[str, Any]]
 

@@ -133,6 +133,8 @@ class Verdict:
     """What was seen, for people: the status line, the size, the exception."""
     retry_after_s: float | None = None
     """How long the site asked us to wait."""
+    is_throttling: bool = False
+    """Whether the site says that it is asked too much (429, 503)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,9 +117,7 @@ class Fetcher:
         """Make one hop and decide what follows from it."""
         result = self._schedule.obstacle(host, time.monotonic()) or await self._ask(host, job)
         verdict = result if isinstance(result, Verdict) else None
-        throttled = verdict is not None and (
-            verdict.reason is Reason.HTTP_429 or (verdict.reason is Reason.HTTP_5XX and verdict.detail[:3] == "503")
-        )
+        throttled = verdict is not None and verdict.is_throttling
         self._schedule.ended(host, verdict, time.monotonic(), throttled=throttled)
         if result is None:
             self._schedule.add(host, job)

@@ -103,7 +103,9 @@ class Schedule(Generic[Job]):
             return Verdict(Reason.HOST_DOWN, f"{host.unreachable} connections in a row failed")
         if host.closed_until > now:
             wait_s = host.closed_until - now
-            return Verdict(Reason.HTTP_429, f"the host asked us to wait {wait_s:.0f} s more", wait_s)
+            return Verdict(
+                Reason.HTTP_429, f"the host asked us to wait {wait_s:.0f} s more", wait_s, is_throttling=True
+            )
         return None
 
     def delay_of(self, name: str) -> float:

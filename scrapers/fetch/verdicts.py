@@ -29,8 +29,9 @@ def status_verdict(response: aiohttp.ClientResponse) -> Verdict:
     status = response.status
     by_class = {4: Reason.HTTP_4XX, 5: Reason.HTTP_5XX}.get(status // 100, Reason.HTTP_OTHER)
     # Only what asks to come back later may say when.
-    wait_s = retry_after_s(response.headers.get("Retry-After")) if status in (429, 503) else None
-    return Verdict(_BY_STATUS.get(status, by_class), f"{status} {response.reason or ''}".strip(), wait_s)
+    is_throttling = status in (429, 503)
+    wait_s = retry_after_s(response.headers.get("Retry-After")) if is_throttling else None
+    return Verdict(_BY_STATUS.get(status, by_class), f"{status} {response.reason or ''}".strip(), wait_s, is_throttling)
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:

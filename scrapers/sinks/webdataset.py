@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scrapers.ledger import Ledger
+from scrapers.report import INDEX
 from scrapers.settings import SinkSettings
 from scrapers.types import Entry
-
-INDEX = "index.parquet"
 
 
 class WebDatasetSink:
