@@ -2,7 +2,6 @@
 
 import heapq
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from scrapers.errors import ScrapeError, printable
 from scrapers.ledger import FILE, FOLDER, Ledger
 from scrapers.types import Reason, Record
+from scrapers.whole import whole_file
 
 MANIFEST, CREDITS, SUMMARY = "manifest.jsonl", "credits.txt", "summary.json"
 INDEX = "index.parquet"
@@ -79,24 +79,18 @@ def write_lines(target: Path, objects: Iterable[dict[str, Any]]) -> int:
     number = 0
     if not target.parent.is_dir():
         raise ScrapeError(f"{target}: there is no folder {target.parent}; make it, or name another file.")
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for item in objects:
-                file.write(json.dumps(item, ensure_ascii=False) + "\n")
-                number += 1
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        for item in objects:
+            file.write(json.dumps(item, ensure_ascii=False) + "\n")
+            number += 1
     return number
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write the last run in numbers. Raises ScrapeError if the disk does not take it."""
-    partial = folder / f".{SUMMARY}.part"
     try:
-        partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / SUMMARY)
+        with whole_file(folder / SUMMARY) as partial:
+            partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ScrapeError(f"The set in {folder} is whole, but {SUMMARY} could not be written: {error}.") from error
 
@@ -104,13 +98,8 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 def write_files(ledger: Ledger, folder: Path) -> None:
     """Write the manifest and the credits of a set."""
     write_lines(folder / MANIFEST, map(_manifest_line, ledger.records("stored")))
-    partial = folder / f".{CREDITS}.part"
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in _credits(ledger))
-        os.replace(partial, folder / CREDITS)  # noqa: PTH105
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(folder / CREDITS) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in _credits(ledger))
 
 
 def _manifest_line(record: Record) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from scrapers.ledger import Ledger
 from scrapers.names import key_of, name_of
 from scrapers.settings import SinkSettings
 from scrapers.types import Entry
+from scrapers.whole import whole_file
 
 FILES_PER_FOLDER = 10_000
 """A set of more images goes on in numbered folders, which file managers can still open."""
@@ -72,12 +73,8 @@ def _sidecar(entry: Entry) -> bytes:
 
 
 def _write_text(path: Path, entry: Entry) -> None:
-    partial = path.with_name(f".{entry.number}.txt.part")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(_sidecar(entry))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -87,9 +84,5 @@ def _link(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without links
-        partial = target.with_name(f".{source.name}.part")
-        try:
+        with whole_file(target) as partial:
             shutil.copyfile(source, partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)

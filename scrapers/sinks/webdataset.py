@@ -11,6 +11,7 @@ from scrapers.ledger import Ledger
 from scrapers.report import INDEX
 from scrapers.settings import SinkSettings
 from scrapers.types import Entry
+from scrapers.whole import whole_file
 
 
 class WebDatasetSink:
@@ -67,12 +68,8 @@ class WebDatasetSink:
                 rows[name].append(value)
         kinds = {"text": pa.string(), "int": pa.int64()}
         schema = pa.schema([(name, kinds[kind]) for name, kind in _INDEX_SCHEMA.items()])
-        partial = self._folder / f".{INDEX}.part"
-        try:
+        with whole_file(self._folder / INDEX) as partial:
             pq.write_table(pa.table(rows, schema=schema), partial)
-            partial.replace(self._folder / INDEX)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 _INDEX_SCHEMA = {"key": "text", "path": "text", "shard": "text", "offset": "int", "size": "int", "caption": "text",
