@@ -3,15 +3,15 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from everydream import __version__
-from everydream.errors import ConfigError, EveryDreamError
+from everydream.errors import ConfigError
+from everydream.told import told
+from everydream.tools.models.cli import convert, merge, prune, sample
 from scrapers.cli import app as scrape_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -24,21 +24,10 @@ Overrides = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-
-@contextmanager
-def _told(debug: bool) -> Iterator[None]:
-    """Turn an error that is meant for a user into one message and exit code 2."""
-    try:
-        yield
-    except EveryDreamError as error:
-        if debug:
-            raise
-        if os.environ.get("RANK", "0") == "0":  # one process speaks for all
-            print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        print("\nStopped before training began; nothing had to be saved.", file=sys.stderr, flush=True)
-        raise typer.Exit(130) from None
+app.command()(convert)
+app.command()(prune)
+app.command()(merge)
+app.command()(sample)
 
 
 @app.command()
@@ -52,7 +41,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a model as the YAML says, or go on with a run."""
-    with _told(debug):
+    with told(debug):
         from everydream.config import load_config, resolve_saved  # noqa: PLC0415
         from everydream.training.runs import find_checkpoint  # noqa: PLC0415
 
@@ -95,7 +84,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show what a run would make of the images: captions, buckets, draws, steps, rejected files. Needs no model."""
-    with _told(debug):
+    with told(debug):
         from everydream.config import load_config, resolve  # noqa: PLC0415
         from everydream.data.scan import require_usable  # noqa: PLC0415
         from everydream.evaluation.heldout import require_enough  # noqa: PLC0415
@@ -113,11 +102,18 @@ def inspect(
             raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": folders[0]}]}}
             problems = [problem for item in overrides if (problem := apply_override(raw, item))]
             settings = resolve(raw, Path("inspect"), problems)
+        from everydream.class_images import describe_missing, with_class_images  # noqa: PLC0415
+
+        missing: list[str] = []
+        if Path(settings.model.path).exists():
+            settings, made = with_class_images(settings)
+            missing = describe_missing(made)
         planned = plan_run(settings, check=False)
         from everydream.models.common.tokenizer_files import token_counter  # noqa: PLC0415
 
         report = inspect_report(planned, token_counter())
         print(describe_inspection(planned, report))
+        print("".join(f"{line}; until then the counts are without them.\n" for line in missing), end="")
         if json_file is not None:
             text = json.dumps(report, ensure_ascii=False, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
@@ -150,7 +146,7 @@ def verify_resume(
     debug: Debug = False,
 ) -> None:
     """Prove, here and for this config, that a killed and resumed run ends with the same bits as a straight one."""
-    with _told(debug):
+    with told(debug):
         from everydream.verify import verify  # noqa: PLC0415
 
         if config is None:

@@ -4,19 +4,29 @@ Read from YAML plus dotted overrides, validated as a whole before anything is lo
 reported at once, with its key path and, for a misspelt key, the nearest one.
 """
 
-import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
+from everydream.data.pairing import source_problems
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.errors import ConfigError
 from everydream.evaluation.settings import PreservationSettings
-from everydream.methods.full import TextEncoderSettings, UNetSettings
+from everydream.methods.settings import (
+    FORMATS,
+    USUAL_RATES,
+    HypernetworkSettings,
+    LoraSettings,
+    MethodName,
+    TextEncoderSettings,
+    TextualInversionSettings,
+    UNetSettings,
+)
 from everydream.models.settings import ModelSettings, is_hub_id
-from everydream.sampling.settings import SampleSettings
+from everydream.problems import validate
+from everydream.sampling.settings import ClassImageSettings, SampleSettings
 from everydream.settings import Settings
 from everydream.step import LossSettings
 from everydream.training.settings import (
@@ -27,6 +37,8 @@ from everydream.training.settings import (
     TrainSettings,
 )
 from everydream.yaml_text import apply_override, parse_yaml
+
+S = TypeVar("S", bound=Settings)
 
 
 class RunConfig(Settings):
@@ -42,12 +54,22 @@ class RunConfig(Settings):
     """The model to start from."""
     data: DataSettings
     """The images."""
+    method: MethodName = "full"
+    """What trains and what is written: see docs/methods.md."""
     train: TrainSettings = TrainSettings()
     """How long and in what portions."""
     unet: UNetSettings = UNetSettings()
     """The UNet's part."""
     text_encoder: TextEncoderSettings = TextEncoderSettings()
     """The text encoder's part."""
+    lora: LoraSettings = LoraSettings()
+    """Low-rank adapters."""
+    textual_inversion: TextualInversionSettings = TextualInversionSettings()
+    """New words."""
+    hypernetwork: HypernetworkSettings = HypernetworkSettings()
+    """Networks before attention."""
+    class_images: ClassImageSettings = ClassImageSettings()
+    """Prior preservation."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """The optimizer."""
     lr_schedule: LrScheduleSettings = LrScheduleSettings()
@@ -99,6 +121,12 @@ def resolve_saved(raw: dict[str, Any], checkpoint: Path, overrides: list[str] | 
     return resolve(raw, checkpoint, problems, places=list(checkpoint.absolute().parents)[:5])
 
 
+def completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's settings with the values of keys that came later, as they were in effect then."""
+    config, _ = validate(RunConfig, saved)
+    return _with_usual_values(config).plain() if config is not None else saved
+
+
 def resolve(
     raw: dict[str, Any],
     source: Path,
@@ -108,10 +136,14 @@ def resolve(
 ) -> RunConfig:
     """Validate raw settings; paths are looked for in the working directory, then in `places` (beside `source`)."""
     problems = list(problems or [])
-    config, found = _validate(raw)
+    config, found = validate(RunConfig, raw)
     problems += found
     if config is not None:
-        problems += _cross_checks(config)
+        # Of sources that are at fault themselves, parts were put aside: what they name is not there to be found.
+        whole = not any(problem.startswith("data.sources") for problem in problems)
+        problems += source_problems(config.data.sources) if whole else []
+        problems += [*_cross_checks(config), *_method_checks(config)]
+        config = _with_usual_values(config)
         config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)
     if problems or config is None:
@@ -120,112 +152,9 @@ def resolve(
     return config
 
 
-def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
-    """Return (settings, problems). Values at fault are put aside so that the rest can still be checked."""
-    try:
-        return RunConfig.model_validate(raw), []
-    except ValidationError as error:
-        problems = [_describe(item) for item in error.errors()]
-        places = [item["loc"] for item in error.errors()]
-    rest = json.loads(json.dumps(raw, default=str))
-    for place in places:
-        _remove(rest, place)
-    try:
-        return RunConfig.model_validate(rest), problems
-    except ValidationError:
-        return None, problems
-
-
-def _describe(item: Any) -> str:
-    """Return one pydantic error as a line: key path, what is wrong, the value, a suggestion."""
-    place = item["loc"]
-    key = ".".join(str(part) for part in place)
-    if item["type"] == "extra_forbidden":
-        known = _fields_at(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-        elsewhere = [path for path in _all_keys() if path.rpartition(".")[2] == place[-1]]
-        near = near or elsewhere[:1]
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
-        return f"{key}: unknown key; {hint}"
-    if item["type"] == "missing":
-        return f"{key}: missing. {_docs_at(place)}"
-    message = item["msg"].removeprefix("Value error, ")
-    choices = item.get("ctx", {}).get("expected")
-    if item["type"] == "literal_error" and choices and isinstance(item["input"], str):
-        near = difflib.get_close_matches(
-            item["input"], str(choices).replace("'", "").replace(" or ", ", ").split(", "), n=1
-        )
-        message += f"; did you mean {near[0]}?" if near else ""
-    value = "" if isinstance(item["input"], (dict, list)) else f" (it is {item['input']!r})"
-    return f"{key or 'config'}: {message}{value}"
-
-
-def _model_at(place: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """Return the settings class at a key path."""
-    model: type[BaseModel] | None = RunConfig
-    for part in place:
-        if isinstance(part, int):
-            continue
-        if model is None or part not in model.model_fields:
-            return None
-        model = settings_in(model.model_fields[part].annotation)
-    return model
-
-
-def settings_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the settings class inside an annotation such as list[SourceSettings]."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for found in map(settings_in, get_args(annotation)) if found is not None), None)
-
-
-def _fields_at(place: tuple[int | str, ...]) -> list[str]:
-    model = _model_at(place)
-    return list(model.model_fields) if model is not None else []
-
-
-def _all_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """Return every key path there is."""
-    paths = []
-    for name, field in model.model_fields.items():
-        inner = settings_in(field.annotation)
-        paths += [f"{prefix}{name}"] if inner is None else _all_keys(inner, f"{prefix}{name}.")
-    return paths
-
-
-def _docs_at(place: tuple[int | str, ...]) -> str:
-    model = _model_at(place[:-1])
-    field = model.model_fields.get(str(place[-1])) if model is not None else None
-    return (field.description or "") if field is not None else ""
-
-
-def _remove(value: Any, place: tuple[int | str, ...]) -> None:
-    """Take what stands at a key path out, as far as it is there, so that no other key path changes.
-
-    Of an item in a list of sections only the path stays; of a list of plain values nothing.
-    """
-    holders = [value]
-    for part in place[:-1]:
-        try:
-            holders.append(holders[-1][part])
-        except (KeyError, IndexError, TypeError):
-            return
-    last = place[-1] if place else None
-    if isinstance(holders[-1], list) and isinstance(last, int) and last < len(holders[-1]):
-        item = holders[-1][last]
-        if isinstance(item, dict):
-            holders[-1][last] = {key: item[key] for key in item if key == "path"}
-        else:
-            _remove(value, place[:-1])
-    elif isinstance(holders[-1], dict):
-        holders[-1].pop(last, None)
-
-
 def _cross_checks(config: RunConfig) -> list[str]:
     """Return the problems that no section can see by itself."""
     problems = []
-    if not config.unet.train and not config.text_encoder.train:
-        problems.append("unet.train, text_encoder.train: both are false, so nothing would train.")
     shares = sum(source.share or 0.0 for source in config.data.sources)
     if shares >= 1.0:
         problems.append(
@@ -261,6 +190,71 @@ def _cross_checks(config: RunConfig) -> list[str]:
             'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
         )
     return problems
+
+
+def _method_checks(config: RunConfig) -> list[str]:
+    """Return what does not go with the method: nothing that is set may be without effect."""
+    method, problems = config.method, []
+    trains_networks = method in USUAL_RATES
+    if trains_networks and not config.unet.train and not config.text_encoder.train:
+        problems.append("unet.train, text_encoder.train: both are false, so nothing would train.")
+    idle = [name for name in ("lora", "textual_inversion", "hypernetwork") if name != method]
+    idle += [] if trains_networks else ["unet", "text_encoder"]
+    problems += [
+        f"{key}: has no effect with method: {method}. Take it out, or choose the method that it belongs to."
+        for name in idle
+        for key in _changed_keys(name, getattr(config, name))
+        if key != "text_encoder.clip_skip"
+    ]
+    if method == "dreambooth" and not any(source.role == "class" for source in config.data.sources):
+        problems.append(
+            "data.sources: method: dreambooth preserves what the model knows of a class, and no source has role: "
+            "class. Add one, with its images or with `generate: 200` and a label, or use method: full."
+        )
+    if method == "textual_inversion" and not config.textual_inversion.words:
+        problems.append("textual_inversion.words: empty; say what to learn, e.g. [{token: <rex>, init: dog}].")
+    for name in config.checkpoints.formats or ():
+        if name not in FORMATS[method] or (name == "diffusers" and config.lora.kind != "lora"):
+            kind = "" if config.lora.kind == "lora" else f" of kind {config.lora.kind}"
+            problems.append(
+                f"checkpoints.formats: {name} cannot be written with method: {method}{kind}; it writes "
+                f"{', '.join(other for other in FORMATS[method] if other != name)}."
+            )
+    return problems
+
+
+def _changed_keys(prefix: str, section: Settings) -> list[str]:
+    defaults = type(section)()
+    names = type(section).model_fields
+    return [f"{prefix}.{name}" for name in names if getattr(section, name) != getattr(defaults, name)]
+
+
+def _with_usual_values(config: RunConfig) -> RunConfig:
+    """Return the config with what depends on the method said outright: learning rates, formats, prior weights."""
+    one_rate = config.optimizer.lr
+
+    def rated(section: S, usual: float | None) -> S:
+        given: float | None = getattr(section, "lr")  # noqa: B009 - four classes that have it
+        rate = one_rate if one_rate is not None else given if given is not None else usual
+        return section.model_copy(update={"lr": rate})
+
+    unet, text_encoder = USUAL_RATES.get(config.method, (None, None))
+    prior, formats = config.class_images.prior_weight, config.checkpoints.formats
+    weights = {"class": prior, "training": 1.0, "ground_truth": 1.0}
+    sources = [
+        source if source.loss_scale is not None else source.model_copy(update={"loss_scale": weights[source.role]})
+        for source in config.data.sources
+    ]
+    usual_formats = [FORMATS[config.method][0]] if formats is None else formats
+    update: dict[str, Any] = {
+        "checkpoints": config.checkpoints.model_copy(update={"formats": usual_formats}),
+        "data": config.data.model_copy(update={"sources": sources}),
+    }
+    if config.method in USUAL_RATES:
+        update |= {"unet": rated(config.unet, unet), "text_encoder": rated(config.text_encoder, text_encoder)}
+    else:
+        update[config.method] = rated(getattr(config, config.method), None)
+    return config.model_copy(update=update)
 
 
 def _importable(name: str) -> bool:

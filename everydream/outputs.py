@@ -12,12 +12,13 @@ from PIL import Image
 from torch.optim import Optimizer
 
 from everydream.config import RunConfig
+from everydream.data.drawing import longest_reading
 from everydream.errors import DataError, DiskError
 from everydream.evaluation import preservation
 from everydream.evaluation.grids import labelled_grid
 from everydream.evaluation.heldout import Measured
 from everydream.formats.atomic import format_bytes, require_space
-from everydream.methods.full import ParameterGroup
+from everydream.methods.method import Method, ParameterGroup
 from everydream.models.family import Family
 from everydream.sampling.prompts import prompts_from_captions, read_prompts
 from everydream.sampling.sampler import sample_images
@@ -36,24 +37,20 @@ class Trainee:
     """A model with everything that moves it."""
 
     family: Family
+    method: Method
     groups: Sequence[ParameterGroup]
     optimizer: Optimizer
     ema: Ema | None
 
-    @property
-    def num_trained(self) -> int:
-        """Number of trained parameters."""
-        return sum(parameter.numel() for group in self.groups for parameter in group.parameters)
-
     @cached_property
     def last_bytes(self) -> int:
         """About how large last.ckpt is; counted once, since naming all tensors for it is work at full size."""
-        return state.checkpoint_bytes(self.family, self.num_trained, self.ema is not None)
+        return state.checkpoint_bytes(self.family, self.groups, self.ema is not None)
 
 
 def disk_needed(config: RunConfig, trainee: Trainee) -> int:
     """Return the most that the checkpoints take at a time: last.ckpt twice, while it is replaced, and the exports."""
-    exports = export.export_bytes(trainee.family, config.checkpoints)
+    exports = export.export_bytes(trainee.method, trainee.family, config.checkpoints)
     return 2 * trainee.last_bytes + exports * ((config.checkpoints.keep or 1) + 1)
 
 
@@ -78,7 +75,7 @@ class Writer:
     @cached_property
     def export_bytes(self) -> int:
         """How large one export is in all its formats; counted once, as last.ckpt is."""
-        return export.export_bytes(self.trainee.family, self.config.checkpoints)
+        return export.export_bytes(self.trainee.method, self.trainee.family, self.config.checkpoints)
 
     def save(self, progress: Progress) -> str | None:
         """Write last.ckpt; on a full disk the old one stays and training goes on. Return what the user was told."""
@@ -107,6 +104,7 @@ class Writer:
         state.save_checkpoint(
             self.folder / LAST,
             trainee.family,
+            groups=trainee.groups,
             optimizer=optimizer_state(trainee.optimizer, trainee.groups),
             ema=trainee.ema.state_dict() if trainee.ema is not None else {},
             scaler=self.launch.scaler_state(),
@@ -121,10 +119,9 @@ class Writer:
         if not self.config.checkpoints.formats:
             return
         require_space(self.folder, self.export_bytes, "an export")
+        method, family, config = self.trainee.method, self.trainee.family, self.config
         with self.shown_weights():
-            written = export.export(
-                self.trainee.family, self.folder, self.config.project, progress, self.config.checkpoints
-            )
+            written = export.export(method, family, self.folder, config.project, progress, config.checkpoints)
         for path in written:
             self.events.note("exported", step=progress.step, path=path.name)
             self.display.say(f"Wrote {path}")
@@ -134,6 +131,15 @@ class Writer:
         if self.trainee.ema is not None and self.config.checkpoints.use_ema:
             return self.trainee.ema.swapped_in()
         return nullcontext()
+
+
+def _readable(index: Index) -> list[str]:
+    """Return all captions, those in kohya's grammar as one reading of them."""
+    sources = np.repeat(index.source_N, np.diff(index.caption_offsets))
+    return [
+        longest_reading(caption) if index.grammars[source] else caption
+        for caption, source in zip(index.captions, sources.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ class Sampler:
     def prompts(self) -> list[str]:
         """Return the prompts as they stand now; the file may change while the run goes on."""
         path = self.config.samples.prompts
-        return read_prompts(Path(path)) if path is not None else prompts_from_captions(self.index.captions)
+        return read_prompts(Path(path)) if path is not None else prompts_from_captions(_readable(self.index))
 
     def __call__(self, step: int) -> None:
         """Draw every prompt at every guidance scale after `step` steps."""
@@ -176,6 +182,7 @@ class Sampler:
                 steps=settings.steps,
                 guidance=guidance,
                 negative_prompt=settings.negative_prompt,
+                sampler=settings.sampler,
             )
         return images
 
@@ -226,6 +233,6 @@ def size_report(config: RunConfig, trainee: Trainee) -> Mapping[str, str]:
     """Return what the run takes on disk, in words."""
     return {
         "last.ckpt": format_bytes(trainee.last_bytes),
-        "an export": format_bytes(export.export_bytes(trainee.family, config.checkpoints)),
+        "an export": format_bytes(export.export_bytes(trainee.method, trainee.family, config.checkpoints)),
         "at most at a time": format_bytes(disk_needed(config, trainee)),
     }

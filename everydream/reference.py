@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from everydream.config import RunConfig, settings_in
+from everydream.config import RunConfig
+from everydream.problems import settings_in
 
 _HEAD = """# Configuration reference
 

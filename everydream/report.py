@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from everydream.data.buckets import kept_fraction
+from everydream.data.drawing import longest_reading
 from everydream.data.scan import source_warnings
-from everydream.data.settings import SourceSettings
 from everydream.evaluation.heldout import shared_with_training
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
+from everydream.report_sources import describe_sources, source_facts
 from everydream.training import export
 from everydream.training.runs import LAST
 from everydream.types import Progress
@@ -23,35 +24,6 @@ _LISTED = 20
 _OF_A_KIND = 3
 MAX_TOKENS = 77
 """What a CLIP text encoder reads, begin and end included."""
-
-
-def describe_sources(planned: Planned) -> list[str]:
-    """Return a line per source: images, draws, true share of the epoch."""
-    index, counts, held_out_N = planned.index, planned.mix.counts(0), planned.held_out()
-    total = max(int(counts.sum()), 1)
-    lines = []
-    for number, (name, source) in enumerate(zip(index.names, planned.config.data.sources, strict=True)):
-        mine = index.source_N == number
-        rejected = sum(item.source == number for item in index.rejected)
-        draws = int(counts[mine].sum())
-        role = " (ground truth)" if source.role == "ground_truth" else ""
-        lost = f", {rejected} rejected" if rejected else ""
-        held_out = int((mine & held_out_N).sum())
-        lost += f", {held_out} of them held out" if held_out else ""
-        percent = 100 * draws / total
-        weight = f", loss_scale {source.loss_scale:g}" if source.loss_scale != 1.0 else ""
-        images = f"{int(mine.sum())} images{lost}, {_amount(source)}{weight}"
-        lines.append(f"{name}{role}: {images}: {draws} draws an epoch = {percent:.1f} %")
-    return lines
-
-
-def _amount(source: SourceSettings) -> str:
-    """Return how much of a source was asked for."""
-    if source.share is not None:
-        return f"share {source.share:g}"
-    if source.choose is not None:
-        return f"choose {source.choose}"
-    return f"repeats {1.0 if source.repeats is None else source.repeats:g}"
 
 
 def describe_measured(planned: Planned) -> list[str]:
@@ -191,9 +163,12 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
             entry["variants"] = variants
         if held_out_N[i]:
             entry["held_out"] = True
+        if i in index.groups:
+            entry["group"] = index.groups[i]
         images.append(entry)
     plan = planned.epoch(0)
     return {
+        "sources": source_facts(planned),
         "images": images,
         "rejected": [{"path": r.path, "reason": r.reason, "source": index.names[r.source]} for r in index.rejected],
         "epoch": {
@@ -229,7 +204,8 @@ def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict
             warnings.setdefault(i, []).append(
                 f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
             )
-        for caption in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
+        for written in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
+            caption = longest_reading(written) if index.grammars[int(index.source_N[i])] else written
             # A token is at least a byte, and begin and end take two: most captions need not be counted.
             if len(caption.encode("utf-8", "replace")) + 2 <= MAX_TOKENS:
                 continue

@@ -11,6 +11,7 @@ after every resume, and whatever stands beside it in the batch.
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from everydream.diffusion.loss import mse_per_image
@@ -18,6 +19,7 @@ from everydream.diffusion.noise import training_noise
 from everydream.diffusion.timesteps import uniform_timesteps
 from everydream.diffusion.weighting import min_snr_weights
 from everydream.models.family import Family
+from everydream.seeding import derive
 from everydream.settings import Settings
 from everydream.types import Batch, StepResult
 
@@ -39,6 +41,8 @@ def training_step(batch: Batch, family: Family, settings: LossSettings, images_p
     effective batch, and a left-over batch weighs by its true size.
     """
     objective = family.objective
+    # For dropout inside networks, which knows no generator but the library's own.
+    torch.manual_seed(derive(batch.seeds[0], "dropout"))
     x0 = family.encode_images(batch.pixels_BCHW, batch.seeds)
     t_B = uniform_timesteps(batch.seeds, objective.schedule.num_timesteps).to(x0.device)
     noise = training_noise(batch.seeds, x0.shape[1:], settings.offset_noise).to(x0)

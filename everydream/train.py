@@ -1,22 +1,24 @@
 """The table of contents of the project: what happens in a run, in order.
 
-    settings -> checkpoint? -> images -> plan -> model -> what trains -> run folder -> loop -> files
+    settings -> checkpoint? -> class images -> images -> plan -> model -> what trains -> run folder -> loop -> files
 
 Lives in the package so that `everydream train` works wherever it is installed; `train.py` in a clone
 is its door.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from everydream.config import RunConfig
+from everydream.class_images import describe_missing, make_missing, with_class_images
+from everydream.config import RunConfig, completed
 from everydream.data.loader import Loaded, PieceDataset, load_pieces
 from everydream.data.plan import pieces_for_rank
 from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
-from everydream.methods.full import attach
+from everydream.methods import METHODS
 from everydream.models.load import load, restore
 from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run, require_fitting_buckets
@@ -41,8 +43,16 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     launch = Launch(config.train, config.trackers, config.seed)
     display = Display(launch.is_main)
     checkpoint = state.read_checkpoint(resume) if resume is not None else None
+    if checkpoint is not None:
+        was = completed(checkpoint.facts.config)
+        checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, config=was))
     progress = checkpoint.progress if checkpoint is not None else Progress()
 
+    config, folders = with_class_images(config)
+    for line in describe_missing(folders):
+        display.say(f"{line}; the model makes them now.")
+    with display.counting("Making class images") as counter:
+        make_missing(config, folders, launch, counter)
     with display.counting("Checking images") as counter:
         planned = plan_run(config, counter)
     facts = state.Facts.of(config.plain(), planned.index, *planned.apart())
@@ -126,11 +136,15 @@ def prepare(
         family = load(config.model, clip_skip)
     require_fitting_buckets(planned.buckets, family)
     launch.place(family)
-    groups = attach(family, config.unet, config.text_encoder, config.optimizer.lr)
+    method = METHODS[config.method](config)
+    groups = method.attach(family, config.seed, planned.index.captions)
+    if checkpoint is not None:
+        state.load_added(groups, checkpoint.added)
     if config.train.gradient_checkpointing:
         family.enable_gradient_checkpointing()
     trainee = Trainee(
         family,
+        method,
         groups,
         make_optimizer(groups, config.optimizer),
         Ema(groups, config.ema) if config.ema.decay is not None else None,

@@ -32,7 +32,7 @@ class Index:
     """
 
     roots: Sequence[str]
-    """Absolute folder of each source."""
+    """Absolute folder of each source; "" where its images are still to be made."""
     names: Sequence[str]
     """Display name of each source, unique."""
     source_N: NDArray[np.int16]
@@ -57,6 +57,10 @@ class Index:
     """batch_ids[0] is "" (no id)."""
     digest_N: NDArray[np.uint64]
     """Changes whenever anything that matters for training changes: content, size, captions, settings."""
+    groups: dict[int, str]
+    """Record -> the group that it is drawn in, with the others of its source that have the same one. Sparse."""
+    grammars: Sequence[bool]
+    """Whether each source's captions are written in kohya's grammar, which a visit reads (`data.drawing`)."""
     warnings: dict[int, list[str]]
     """Record -> what `inspect` should say about it. Sparse."""
     rejected: Sequence[Rejection]

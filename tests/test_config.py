@@ -12,8 +12,9 @@ from conftest import run_cli
 from pydantic import BaseModel
 
 from everydream import config as config_module
-from everydream.config import RunConfig, apply_override, load_config, parse_yaml, resolve_saved, settings_in
+from everydream.config import RunConfig, apply_override, load_config, parse_yaml, resolve_saved
 from everydream.errors import ConfigError
+from everydream.problems import settings_in
 from everydream.reference import reference
 
 Write = Callable[[Any], Path]
@@ -444,7 +445,7 @@ def test_the_reference_and_the_schema_know_every_key() -> None:
     for key, field in walk(RunConfig):
         if settings_in(field.annotation) is None:
             name = key.rsplit(".", 1)[-1]
-            section = key.rpartition(".")[0].replace("sources", "sources[]")
+            section = key.rpartition(".")[0].replace("sources", "sources[]").replace("words", "words[]")
             head = f"\n## `{section}`\n" if section else ""
             part = text.partition(head)[2].partition("\n## ")[0] if head else text
             assert f"| `{name}` | " in part and str(field.description) in part, key

@@ -1,9 +1,9 @@
-"""What an image is called: file names, sidecars, and what a visit makes of a caption.
+"""What an image is called: file names and sidecars, and what is suspicious about a caption.
 
 The first that yields text wins: `stem.yaml`/`.yml`, `stem.caption`, `stem.txt` (or `stem.ext.txt`), `stem.json`, file
 name; in a tar shard names are keys and no captions. A
 blank sidecar falls through; one that cannot be understood is `BadText`, and the image is rejected with its message.
-Captions are kept verbatim (white space apart) until a visit shuffles their tags.
+Captions are kept verbatim (white space apart) until a visit shuffles their tags (`data.drawing`).
 """
 
 import json
@@ -18,7 +18,6 @@ from typing import Literal
 from everydream.data.folders import CHECKS, SETTING_FILES, Setting, check_values
 from everydream.data.shards import shard_of
 from everydream.data.texts import BadText, Entry, check_keys, is_text_map, normalise, parse_yaml, read_text
-from everydream.seeding import derive
 
 _CAPTION_KEYS = ("main_prompt", "tags", "rating", "max_caption_length")
 _SIDECARS = ("yaml", "yml", "caption", "txt", "json")
@@ -38,6 +37,8 @@ class Caption:
     values: Mapping[str, Setting]
     """Folder settings that the sidecar gives for this image alone."""
     warnings: tuple[str, ...]
+    repeats: int = 1
+    """Draws per image that its folder's name asks for."""
 
 
 def caption_from_name(name: str) -> str:
@@ -69,24 +70,36 @@ def sidecars_of(name: str, siblings: Siblings) -> list[str]:
 
 def read_caption(folder: Path, shown: str, name: str, siblings: Siblings, lines: Literal["join", "choose"]) -> Caption:
     """Apply the `everydream` rule to the image `name` in `folder`, which messages call `shown`."""
-    found = [_read_sidecar(folder / sidecar, f"{shown}/{sidecar}" if shown else sidecar, lines)
+    found = [read_sidecar(folder / sidecar, f"{shown}/{sidecar}" if shown else sidecar, lines)
              for sidecar in sidecars_of(name, siblings)]  # fmt: skip
-    with_text = [(file, sidecar) for file, sidecar in found if sidecar.variants]
-    settings = next((sidecar for _, sidecar in found if sidecar.is_yaml), _Sidecar())
+    settings = next((sidecar for _, sidecar in found if sidecar.is_yaml), Sidecar())
     warnings = [*settings.warnings, *(text for _, sidecar in found if not sidecar.is_yaml for text in sidecar.warnings)]
     yamls = [file for file, sidecar in found if sidecar.is_yaml]
     warnings += [f"two YAML sidecars: the settings of {yamls[0]} are used, not those of {file}" for file in yamls[1:]]
     from_name = "" if shard_of(folder / name) is not None else caption_from_name(name)
-    chosen = with_text[0][1] if with_text else _Sidecar(variants=tuple(filter(None, (from_name,))))
-    for file, other in with_text[1:]:
-        if other.variants != chosen.variants:
-            warnings.append(f"two captions: {with_text[0][0]} is used, {file} says something else")
-    variants = tuple(cut_caption(text, settings.max_length) for text in chosen.variants)
-    return Caption(variants, chosen.num_fixed, settings.values, tuple(warnings))
+    chosen, twins = first_with_text(found)
+    written = chosen.variants or tuple(filter(None, (from_name,)))
+    variants = tuple(cut_caption(text, settings.max_length) for text in written)
+    return Caption(variants, chosen.num_fixed, settings.values, (*warnings, *twins))
+
+
+def first_with_text(found: Sequence[tuple[str, "Sidecar"]]) -> tuple["Sidecar", list[str]]:
+    """Return the first of (file, sidecar) that holds text, or an empty one; and a warning for each that disagrees."""
+    with_text = [(file, sidecar) for file, sidecar in found if sidecar.variants]
+    if not with_text:
+        return Sidecar(), []
+    used, chosen = with_text[0]
+    return chosen, [
+        f"two captions: {used} is used, {file} says something else"
+        for file, other in with_text[1:]
+        if other.variants != chosen.variants
+    ]
 
 
 @dataclass(frozen=True)
-class _Sidecar:
+class Sidecar:
+    """What one sidecar says."""
+
     variants: tuple[str, ...] = ()
     num_fixed: int = 0
     values: Mapping[str, Setting] = field(default_factory=dict)
@@ -95,17 +108,18 @@ class _Sidecar:
     is_yaml: bool = False
 
 
-def _read_sidecar(path: Path, file: str, lines: str) -> tuple[str, _Sidecar]:
+def read_sidecar(path: Path, file: str, lines: Literal["join", "choose"]) -> tuple[str, Sidecar]:
+    """Read a sidecar by its suffix; return it with `file`, its name in messages. Raises BadText."""
     text = read_text(path, file)
     if path.suffix.lower() in (".yaml", ".yml"):
         return file, parse_yaml_sidecar(text, file)
     if path.suffix.lower() == ".json":
         return file, parse_json_sidecar(text, file)
     pieces = text.splitlines() if lines == "choose" else [text]
-    return file, _Sidecar(variants=tuple(filter(None, map(normalise, pieces))))
+    return file, Sidecar(variants=tuple(filter(None, map(normalise, pieces))))
 
 
-def parse_yaml_sidecar(text: str, file: str) -> _Sidecar:
+def parse_yaml_sidecar(text: str, file: str) -> Sidecar:
     """Read an image's own YAML: main prompt, then the tags by weight, joined by `, `; and folder settings."""
     entries = parse_yaml(text, file)
     check_keys(entries, (*_CAPTION_KEYS, *CHECKS), file)
@@ -116,17 +130,17 @@ def parse_yaml_sidecar(text: str, file: str) -> _Sidecar:
     variants = tuple(filter(None, (join_within(main, tags, limit) for main in mains or [""])))
     warnings = (f"{file}: rating is read but not used",) if "rating" in entries else ()
     num_fixed = max((len(split_tags(main)) for main in mains), default=0)
-    return _Sidecar(variants, num_fixed, values, limit, warnings, is_yaml=True)
+    return Sidecar(variants, num_fixed, values, limit, warnings, is_yaml=True)
 
 
-def parse_json_sidecar(text: str, file: str) -> _Sidecar:
+def parse_json_sidecar(text: str, file: str) -> Sidecar:
     """Read what img2dataset and our scraper put beside images: an object with a `caption`, among much else."""
     try:
         found = json.loads(text)
     except ValueError:
-        return _Sidecar(warnings=(f"{file}: not valid JSON, so it is not used",))
+        return Sidecar(warnings=(f"{file}: not valid JSON, so it is not used",))
     caption = found.get("caption") if isinstance(found, dict) else None
-    return _Sidecar(variants=tuple(filter(None, (normalise(caption),))) if isinstance(caption, str) else ())
+    return Sidecar(variants=tuple(filter(None, (normalise(caption),))) if isinstance(caption, str) else ())
 
 
 def _main_prompts(entry: Entry | None, file: str) -> list[str]:
@@ -204,28 +218,8 @@ def split_tags(caption: str) -> list[str]:
     return list(dict.fromkeys(filter(None, (tag.strip() for tag in caption.split(",")))))
 
 
-def draw_caption(variants: Sequence[str], seed: int, *, dropout: float, shuffle_tags: bool, keep_tags: int) -> str:
-    """Return the caption of one visit, "" if it is dropped.
-
-    Each choice has a purpose of its own, so that changing one setting does not change what the others draw.
-    """
-    # 53 bits are what a float holds, so the quotient is never 1.0 and a dropout of 1.0 always drops.
-    if (derive(seed, "caption_dropout") >> 10) / 2**53 < dropout or not variants:
-        return ""
-    caption = variants[derive(seed, "caption_variant") % len(variants)]
-    return _shuffle(caption, seed, keep_tags) if shuffle_tags else caption
-
-
-def _shuffle(caption: str, seed: int, keep_tags: int) -> str:
-    """Order the tags after the first `keep_tags` by a hash of their positions: stable across library versions."""
-    tags = split_tags(caption)
-    moving = range(min(keep_tags, len(tags)), len(tags))
-    order = sorted(moving, key=lambda position: derive(seed, "caption_shuffle", position))
-    return ", ".join([*tags[: moving.start], *(tags[position] for position in order)])
-
-
 _COPY = re.compile(r"\s\(\d{1,4}\)$|(^|\s)- Copy( \(\d+\))?$|^Copy of ", re.IGNORECASE)
-_CAMERA = re.compile(
+CAMERA_NAME = re.compile(
     r"^(_?(IMG|DSC|DSCN|DSCF|MG|MVI|PXL|GOPR|DJI|VID|SAM|PANO|CIMG|HPIM)[ _-]?\d{3,}|IMG-\d{8}-WA\d+|P\d{7}$"
     r"|Screen ?shot\b|WhatsApp Image\b|image ?\d+$|photo ?\d+$)",
     re.IGNORECASE,
@@ -244,7 +238,7 @@ def lint(caption: str, stem: str) -> list[str]:
         if _COPY.search(caption):
             found.append(f'" ({caption.rpartition("(")[2]}" looks like a copy\'s suffix' if caption.endswith(")")
                          else "the file name looks like a copy's")  # fmt: skip
-        if _CAMERA.search(stem):
+        if CAMERA_NAME.search(stem):
             found.append("the caption comes from a camera's file name")
         elif _NUMBER.search(caption):
             found.append("the caption is only a number")

@@ -58,6 +58,7 @@ class Resolved:
     shuffle_tags: bool
     keep_tags: int
     batch_id: str
+    group: str
 
 
 def resolve(values: Values, source: SourceSettings, captions: CaptionSettings, flip_p: float) -> Resolved:
@@ -71,10 +72,11 @@ def resolve(values: Values, source: SourceSettings, captions: CaptionSettings, f
         repeats=float(pick("multiply", 1.0)),
         dropout=float(pick("cond_dropout", source.dropout, captions.dropout)),
         flip_p=float(pick("flip_p", source.flip_p, flip_p)),
-        loss_scale=float(pick("loss_scale", source.loss_scale)),
+        loss_scale=float(pick("loss_scale", source.loss_scale, 1.0)),
         shuffle_tags=bool(pick("shuffle_tags", source.shuffle_tags, captions.shuffle_tags)),
         keep_tags=int(pick("keep_tags", source.keep_tags, captions.keep_tags)),
         batch_id=str(pick("batch_id", "")),
+        group=str(pick("group", "")),
     )
 
 
@@ -216,5 +218,6 @@ CHECKS: dict[str, tuple[Callable[[object], Value | None], str]] = {
     "loss_scale": (_amount, "a number of at least 0"),
     "shuffle_tags": (_switch, "true or false"),
     "keep_tags": (_count, "a whole number of at least 0"),
+    "group": (_text, "a text"),
 }
 """Each folder setting: how a raw value is read (None: it cannot be) and what to ask for."""

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from everydream.data.buckets import Buckets
-from everydream.data.captions import draw_caption
+from everydream.data.drawing import draw_caption
 from everydream.data.fitting import fit
 from everydream.data.plan import Piece
 from everydream.data.settings import DataSettings
@@ -62,7 +62,8 @@ class PieceDataset(Dataset[Loaded]):
         """Decode one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
         index = self.index
         seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
-        path = Path(index.roots[int(index.source_N[record])]) / index.paths[record]
+        source = int(index.source_N[record])
+        path = Path(index.roots[source]) / index.paths[record]
         pixels_HWC = decode(picture_at(path), self.data.background, self.data.max_megapixels)
         pixels_CHW, crop = fit(pixels_HWC, bucket, seed, self.data.crop, float(index.flip_p_N[record]))
         variants = index.captions[int(index.caption_offsets[record]) : int(index.caption_offsets[record + 1])]
@@ -72,6 +73,7 @@ class PieceDataset(Dataset[Loaded]):
             dropout=float(index.dropout_N[record]),
             shuffle_tags=bool(index.shuffle_tags_N[record]),
             keep_tags=int(index.keep_tags_N[record]),
+            grammar=index.grammars[source],
         )
         return Sample(pixels_CHW, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record))
 

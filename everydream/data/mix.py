@@ -4,6 +4,8 @@ A source is an endless, fair sequence of its images: after k slots, image i has 
 k * w_i / W times, rounded up or down, where w_i is its weight. Epoch e takes the slots from
 `drawn_before(e)` to `drawn_before(e + 1)`. So totals are exact in every epoch, fractional repeats
 rotate instead of starving the same images, and nothing has to be remembered between epochs.
+
+What is visited is a *unit*: an image, or a group of images that take turns (`group` in the folder settings).
 """
 
 import heapq
@@ -11,10 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everydream.data.pairing import pools
 from everydream.data.settings import SourceSettings
 from everydream.seeding import derive, numpy_generator
 from everydream.types import Index
@@ -24,26 +28,106 @@ _UNIT = 1_000_000  # repeats are counted in millionths, in integers: ten times 0
 
 
 @dataclass(frozen=True)
+class Units:
+    """What a source draws: single images, and groups of images of which each visit takes the next."""
+
+    records: Ints
+    """All its records, unit by unit; the units in a fixed shuffled order, a group's members in the index's."""
+    unit: Ints
+    """The number of each record's unit."""
+    place: Ints
+    """Which member of its unit each record is, from 0."""
+    size: Ints
+    """How many members each record's unit has."""
+
+    @property
+    def firsts(self) -> Ints:
+        """The first record of each unit, whose repeats are the unit's."""
+        return self.records[np.flatnonzero(self.place == 0)]
+
+    def turns(self, visits: Ints) -> Ints:
+        """Return how often each record was taken in the first `visits[u]` visits of its unit u."""
+        return (visits[self.unit] - self.place + self.size - 1) // self.size
+
+
+class Rest(Protocol):
+    """A source's draws beside the whole ones."""
+
+    @property
+    def per_epoch(self) -> Fraction:
+        """Draws per epoch, on average over all epochs."""
+        ...
+
+    def before(self, epoch: int) -> int:
+        """Return how many draws all epochs before `epoch` took together."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steady:
+    """So many draws per epoch, rounded so that the sum over epochs is."""
+
+    per_epoch: Fraction
+
+    def before(self, epoch: int) -> int:
+        """Return how many draws all epochs before `epoch` took together."""
+        return math.floor(self.per_epoch * epoch + Fraction(1, 2))
+
+
+@dataclass(frozen=True)
+class Following:
+    """As many draws as other sources have together, in every epoch; shared by a pool in proportion to its sizes."""
+
+    followed: Sequence["SourceMix"]
+    sizes: Sequence[int]
+    """Images of each source of the pool."""
+    position: int
+    """Which of the pool this is."""
+
+    @property
+    def per_epoch(self) -> Fraction:
+        """Draws per epoch, on average over all epochs."""
+        share = Fraction(self.sizes[self.position], sum(self.sizes))
+        return share * sum((mix.per_epoch for mix in self.followed), Fraction(0))
+
+    def before(self, epoch: int) -> int:
+        """Return how many draws all epochs before `epoch` took together."""
+        return apportion(self.sizes, sum(mix.drawn_before(epoch) for mix in self.followed))[self.position]
+
+
+@dataclass(frozen=True)
 class SourceMix:
     """One source's part in every epoch."""
 
-    records: Ints
-    """Its records, in a fixed shuffled order."""
+    units: Units
     whole: Ints
-    """Visits that every record gets in each epoch."""
+    """Visits that every unit gets in each epoch."""
     weights: Ints
-    """Integer weights for the fractional rest."""
-    rest_per_epoch: Fraction
-    """Draws per epoch beside the whole ones; an epoch gets this many, rounded so that the sum over epochs is."""
+    """Integer weights of the units for the rest."""
+    rest: Rest
 
-    def rest_before(self, epoch: int) -> int:
-        """Return how many fractional draws all epochs before `epoch` took together."""
-        return math.floor(self.rest_per_epoch * epoch + Fraction(1, 2))
+    @property
+    def per_epoch(self) -> Fraction:
+        """Draws per epoch, on average over all epochs."""
+        return int(self.whole.sum()) + self.rest.per_epoch
+
+    def drawn_before(self, epoch: int) -> int:
+        """Return how many draws all epochs before `epoch` took together."""
+        return int(self.whole.sum()) * epoch + self.rest.before(epoch)
+
+    def turns_before(self, epoch: int) -> Ints:
+        """Return how often each record was drawn in all epochs before `epoch`."""
+        return self.units.turns(self.whole * epoch + fair_counts(self.weights, self.rest.before(epoch)))
 
     def counts(self, epoch: int) -> Ints:
-        """Return how often each of `records` is drawn in `epoch`."""
-        start, stop = self.rest_before(epoch), self.rest_before(epoch + 1)
-        return self.whole + fair_counts(self.weights, stop) - fair_counts(self.weights, start)
+        """Return how often each record is drawn in `epoch`."""
+        return self.turns_before(epoch + 1) - self.turns_before(epoch)
+
+    def mean_counts(self) -> NDArray[np.float64]:
+        """Return how often each record is drawn per epoch, on average over many epochs."""
+        weight = max(int(self.weights.sum()), 1)
+        visits = self.whole + float(self.rest.per_epoch) * self.weights / weight
+        return visits[self.units.unit] / self.units.size
 
 
 @dataclass(frozen=True)
@@ -57,15 +141,14 @@ class Mix:
         """Return how often each record of the index is drawn in `epoch`."""
         counts_N = np.zeros(self.num_records, np.int64)
         for source in self.sources:
-            counts_N[source.records] = source.counts(epoch)
+            counts_N[source.units.records] = source.counts(epoch)
         return counts_N
 
     def mean_counts(self) -> NDArray[np.float64]:
         """Return how often each record is drawn per epoch, on average over many epochs."""
         mean_N = np.zeros(self.num_records)
         for source in self.sources:
-            weight = max(int(source.weights.sum()), 1)
-            mean_N[source.records] = source.whole + float(source.rest_per_epoch) * source.weights / weight
+            mean_N[source.units.records] = source.mean_counts()
         return mean_N
 
 
@@ -111,53 +194,75 @@ def make_mix(index: Index, sources: Sequence[SourceSettings], seed: int, held_ou
     """Turn each source's repeats, share or choose into exact draws per epoch; `held_out` records get none.
 
     A share is a share of all draws: with shares summing to S, the sources that have repeats or
-    choose make up the other 1 - S.
+    choose make up the other 1 - S. Class images without an amount follow the sources they pair with,
+    so a share that they follow takes its part twice.
     """
     drawable_N = np.ones(len(index), np.bool_)
     drawable_N[np.asarray(held_out, np.int64)] = False
-    records = [_shuffled_records(index, number, seed, drawable_N) for number in range(len(sources))]
-    base: list[SourceMix | None] = [
-        None if setting.share is not None else _counted(index, records[number], setting)
-        for number, setting in enumerate(sources)
-    ]
-    base_draws = sum((_per_epoch(mix) for mix in base if mix is not None), Fraction(0))
-    shares = {n: Fraction(s.share).limit_denominator(_UNIT) for n, s in enumerate(sources) if s.share is not None}
-    # A source without a usable image cannot take its share; the rest keeps its amount.
-    usable = {n: share for n, share in shares.items() if len(records[n])}
-    rest = 1 - sum(usable.values(), Fraction(0))
-    mixes = []
-    for number, mix in enumerate(base):
-        if mix is None:
-            draws = base_draws * usable[number] / rest if number in usable else Fraction(0)
-            mix = _spread(index, records[number], draws)  # noqa: PLW2901
-        mixes.append(mix)
-    return Mix(mixes, len(index))
+    units = [_units(index, number, seed, drawable_N) for number in range(len(sources))]
+    # A source without a usable image can neither take its share nor follow; the rest keeps its amount.
+    usable = [number for number, found in enumerate(units) if len(found.records)]
+    shares = {n: Fraction(s.share).limit_denominator(_UNIT) for n in usable if (s := sources[n]).share is not None}
+    pooled = [(partners, [n for n in pool if n in usable]) for partners, pool in pools(sources, index.names).items()]
+    pooled = [(partners, pool) for partners, pool in pooled if pool]
+    followed = [n for partners, _ in pooled for n in partners]
+
+    mixes = {
+        number: _counted(index, units[number], source)
+        for number, source in enumerate(sources)
+        if source.share is None and not source.follows
+    }
+    base_draws = sum((mixes[n].per_epoch for n in [*mixes, *(n for n in followed if n in mixes)]), Fraction(0))
+    all_draws = base_draws / (1 - sum((shares.get(n, Fraction(0)) for n in [*shares, *followed]), Fraction(0)))
+    for number, source in enumerate(sources):
+        if source.share is not None:
+            mixes[number] = _spread(index, units[number], Steady(all_draws * shares.get(number, 0)))
+    for partners, pool in pooled:
+        sizes = [len(units[n].records) for n in pool]
+        for position, number in enumerate(pool):
+            rest = Following([mixes[n] for n in partners], sizes, position)
+            mixes[number] = _spread(index, units[number], rest)
+    return Mix([mixes[n] for n in range(len(sources)) if n in mixes], len(index))
 
 
-def _per_epoch(mix: SourceMix) -> Fraction:
-    return int(mix.whole.sum()) + mix.rest_per_epoch
-
-
-def _counted(index: Index, records: Ints, setting: SourceSettings) -> SourceMix:
+def _counted(index: Index, units: Units, setting: SourceSettings) -> SourceMix:
     """Return the part of a source that is given by repeats (default 1) or choose."""
     if setting.choose is not None:
-        return _spread(index, records, Fraction(setting.choose))
+        return _spread(index, units, Steady(Fraction(setting.choose if len(units.records) else 0)))
     repeats = 1.0 if setting.repeats is None else setting.repeats
-    units = np.rint(repeats * index.repeats_N[records] * _UNIT).astype(np.int64)
-    weights = units % _UNIT
-    return SourceMix(records, units // _UNIT, weights, Fraction(int(weights.sum()), _UNIT))
+    amounts = np.rint(repeats * index.repeats_N[units.firsts] * _UNIT).astype(np.int64)
+    weights = amounts % _UNIT
+    return SourceMix(units, amounts // _UNIT, weights, Steady(Fraction(int(weights.sum()), _UNIT)))
 
 
-def _spread(index: Index, records: Ints, draws: Fraction) -> SourceMix:
-    """Return a source's part that makes exactly `draws` draws an epoch, in proportion to the folders' multipliers."""
-    weights = np.rint(index.repeats_N[records] * _UNIT).astype(np.int64)
+def _spread(index: Index, units: Units, rest: Rest) -> SourceMix:
+    """Return a source's part whose draws are all of `rest`, in proportion to the folders' multipliers."""
+    weights = np.rint(index.repeats_N[units.firsts] * _UNIT).astype(np.int64)
     weights //= max(int(np.gcd.reduce(weights)), 1) if len(weights) else 1
-    none = np.zeros(len(records), np.int64)
-    return SourceMix(records, none, weights, draws if len(records) else Fraction(0))
+    return SourceMix(units, np.zeros(len(weights), np.int64), weights, rest)
 
 
-def _shuffled_records(index: Index, number: int, seed: int, drawable_N: NDArray[np.bool_]) -> Ints:
-    """Return the source's records in a fixed random order, so that neighbours in a folder are not drawn together."""
+def _units(index: Index, number: int, seed: int, drawable_N: NDArray[np.bool_]) -> Units:
+    """Return what a source draws, in a fixed random order, so that neighbours in a folder are not drawn together."""
     records = np.flatnonzero((index.source_N == number) & drawable_N).astype(np.int64)
-    numpy_generator(derive(seed, "rotation", index.names[number])).shuffle(records)
-    return records
+    leader_N = _leaders(index, number, drawable_N)
+    order = records[leader_N[records] == records]
+    numpy_generator(derive(seed, "rotation", index.names[number])).shuffle(order)
+    unit_N = np.zeros(len(index), np.int64)
+    unit_N[order] = np.arange(len(order))
+    unit = unit_N[leader_N[records]]
+    by_unit = np.argsort(unit, kind="stable")
+    unit = unit[by_unit]
+    size = np.bincount(unit, minlength=len(order))
+    place = np.arange(len(unit)) - np.repeat(np.cumsum(size) - size, size)
+    return Units(records[by_unit], unit, place, size[unit])
+
+
+def _leaders(index: Index, number: int, drawable_N: NDArray[np.bool_]) -> Ints:
+    """Return for each record the first one of its group that can be drawn; an image alone is its own."""
+    leader_N = np.arange(len(index), dtype=np.int64)
+    first_of: dict[str, int] = {}
+    for record, group in sorted(index.groups.items()):
+        if index.source_N[record] == number and drawable_N[record]:
+            leader_N[record] = first_of.setdefault(group, record)
+    return leader_N

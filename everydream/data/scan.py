@@ -19,9 +19,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from everydream.data.pairing import unique_names
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.shards import open_binary, picture_at
-from everydream.data.sources import REMOVED, Candidate, list_source, show, source_problem, source_root
+from everydream.data.sources import (
+    REMOVED,
+    Candidate,
+    has_grammar,
+    list_source,
+    show,
+    source_problem,
+    source_root,
+)
 from everydream.data.texts import BadText
 from everydream.errors import DataError
 from everydream.types import Index, Rejection
@@ -37,6 +46,8 @@ _ALONE_PIXELS = 30e6
 _MAX_LISTED = 20
 _NEARLY_ALL = 0.9
 _FEW_IMAGES = 5
+_OWN_CAPTIONS = ("everydream", "manifest")
+"""Caption rules that expect a caption for each image, not one for a whole folder."""
 
 
 class _Record(NamedTuple):
@@ -66,11 +77,13 @@ def require_usable(index: Index, strict: bool = False) -> None:
     if len(index) == 0:
         removed = len(index.rejected) - len(unwanted)
         hint = f" ({removed} were taken out by multiply 0)" if removed else ""
-        raise DataError(f"No usable image in {', '.join(index.roots)}{hint}.{_listing(index, unwanted)}")
+        raise DataError(f"No usable image in {', '.join(filter(None, index.roots))}{hint}.{_listing(index, unwanted)}")
     empty = [n for n in range(len(index.names)) if not (index.source_N == n).any()]
     # Left out by multiply 0 is left out on purpose; nothing usable in a source that was asked for is a mistake.
     removed_from = {item.source for item in index.rejected if item.reason.startswith(REMOVED)}
-    if without := [f"data.sources.{n}: no usable image in {index.roots[n]}" for n in empty if n not in removed_from]:
+    # A source without a folder has none yet: its images are made when training starts.
+    missing = [n for n in empty if n not in removed_from and index.roots[n] and Path(index.roots[n]).exists()]
+    if without := [f"data.sources.{n}: no usable image in {index.roots[n]}" for n in missing]:
         raise DataError("\n".join(without) + f"\nPut images there or take the source out.{_listing(index, unwanted)}")
     if strict and unwanted:
         raise DataError(
@@ -86,15 +99,18 @@ def _listing(index: Index, rejected: Sequence[Rejection]) -> str:
 
 
 def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int, list[str]]:
-    """Return what is suspicious about whole sources: no image, or one caption for nearly all, unless it is a label."""
+    """Return what is suspicious about whole sources: no image, or one caption for nearly all where each has its own."""
     usable = set(index.source_N.tolist())
-    found = {number: ["holds no usable image"] for number in range(len(index.names)) if number not in usable}
+    found = {
+        number: ["holds no usable image"] for number, root in enumerate(index.roots) if number not in usable and root
+    }
     firsts: dict[int, Counter[str]] = {}
     for record, source in enumerate(index.source_N.tolist()):
         firsts.setdefault(source, Counter())[index.captions[index.caption_offsets[record]]] += 1
     for source, counter in firsts.items():
         (caption, count), total = counter.most_common(1)[0], counter.total()
-        if sources[source].caption_rule != "label" and total >= _FEW_IMAGES and count >= _NEARLY_ALL * total:
+        own = sources[source].caption_rule in _OWN_CAPTIONS and sources[source].role != "class"
+        if own and total >= _FEW_IMAGES and count >= _NEARLY_ALL * total:
             found[source] = [f'{count} of {total} images have the same caption, "{caption}"']
     return found
 
@@ -106,6 +122,8 @@ def _list_sources(data: DataSettings, captions: CaptionSettings) -> list[Candida
     problems: list[str] = []
     found: list[Candidate | Rejection] = []
     for number, source in enumerate(data.sources):
+        if source.path is None or (source.generate is not None and not Path(source.path).exists()):
+            continue  # class images that are still to be made
         problem = source_problem(source)
         try:
             found += [] if problem else list_source(number, source, captions, data.flip_p)
@@ -163,8 +181,11 @@ def _digest(candidate: Candidate, found: Probe) -> int:
     """Hash what matters for training; of the content three blocks, so that a scan need not read every byte."""
     digest = hashlib.blake2b(digest_size=8)
     size, blocks = _sampled_content(candidate.file)
-    facts = (candidate.path, found.width, found.height, candidate.captions, astuple(candidate.resolved), size)
-    for part in (ascii(facts).encode(), *blocks):
+    *resolved, group = astuple(candidate.resolved)
+    facts = (candidate.path, found.width, found.height, candidate.captions, tuple(resolved), size)
+    # Apart, and only where they are used: digests without them are those of older checkpoints.
+    newer = [ascii((group, candidate.grammar)).encode()] if group or candidate.grammar else []
+    for part in (ascii(facts).encode(), *blocks, *newer):
         digest.update(len(part).to_bytes(8, "little") + part)
     return int.from_bytes(digest.digest(), "little")
 
@@ -188,8 +209,11 @@ def _to_index(sources: Sequence[SourceSettings], records: Sequence[_Record], rej
     batch_ids = ["", *sorted({item.batch_id for item in resolved} - {""})]
     number_of = {batch_id: number for number, batch_id in enumerate(batch_ids)}
     counts = [0, *(len(candidate.captions) for candidate in candidates)]
+    warnings = {number: record.warnings for number, record in enumerate(records) if record.warnings}
+    for number, lines in _group_warnings(candidates):
+        warnings.setdefault(number, []).extend(lines)
     return Index(
-        roots=[str(source_root(source)) for source in sources],
+        roots=[str(source_root(source)) if source.path is not None else "" for source in sources],
         names=unique_names(sources),
         source_N=np.array([candidate.source for candidate in candidates], np.int16),
         paths=[candidate.path for candidate in candidates],
@@ -206,19 +230,19 @@ def _to_index(sources: Sequence[SourceSettings], records: Sequence[_Record], rej
         batch_id_N=np.array([number_of[item.batch_id] for item in resolved], np.int32),
         batch_ids=batch_ids,
         digest_N=np.array([record.digest for record in records], np.uint64),
-        warnings={number: record.warnings for number, record in enumerate(records) if record.warnings},
+        groups={number: item.group for number, item in enumerate(resolved) if item.group},
+        grammars=[has_grammar(source) for source in sources],
+        warnings=warnings,
         rejected=rejected,
     )
 
 
-def unique_names(sources: Sequence[SourceSettings]) -> list[str]:
-    """Name each source: as asked, else by the last part of its path; a later twin gets " (2)" and so on."""
-    names: list[str] = []
-    for source in sources:
-        wanted = source.name or Path(os.path.abspath(source.path)).name or "images"  # noqa: PTH100 - keep links
-        name, number = wanted, 1
-        while name in names:
-            number += 1
-            name = f"{wanted} ({number})"
-        names.append(name)
-    return names
+def _group_warnings(candidates: Sequence[Candidate]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records whose repeats are not those of their group, which the group's first image decides."""
+    first_of: dict[tuple[int, str], Candidate] = {}
+    for number, candidate in enumerate(candidates):
+        group, repeats = candidate.resolved.group, candidate.resolved.repeats
+        first = first_of.setdefault((candidate.source, group), candidate) if group else candidate
+        if repeats != (used := first.resolved.repeats):
+            line = f'repeats {repeats:g} is not used: its group "{group}" is drawn as often as its first image, '
+            yield number, [f"{line}{first.path}, which has {used:g}"]

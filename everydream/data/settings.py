@@ -1,5 +1,6 @@
 """Settings of the data room: where images come from, what they are called, how they are cut."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -7,27 +8,38 @@ from pydantic import Field, model_validator
 from everydream.settings import Settings
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+CaptionRule = Literal["everydream", "label", "manifest", "joepenna", "kohya"]
 
 
 class SourceSettings(Settings):
     """One folder (or manifest) of captioned images."""
 
-    path: str
-    """Folder, searched recursively; for `captions: manifest` the manifest file."""
+    path: str | None = None
+    """Folder, searched recursively; for `captions: manifest` the manifest file. Only made class images need none."""
     name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
     """Name in reports and seeds; default: the last part of the path."""
-    role: Literal["training", "ground_truth"] = "training"
-    """`ground_truth` marks real images that keep the model from forgetting; it is shown apart in the plan."""
+    role: Literal["training", "ground_truth", "class"] = "training"
+    """`ground_truth`: real images that keep the model from forgetting; `class`: DreamBooth's class images."""
+    pairs_with: list[str] | None = None
+    """Names of the training sources that class images belong to and are drawn as often as; null: all of them."""
+    generate: Annotated[int, Field(ge=1)] | None = None
+    """Class images wanted in all; what `path` lacks is made from the model, with `label` as the prompt."""
     repeats: Annotated[float, Field(ge=0.0)] | None = None
-    """Draws per image and epoch, fractions allowed. Exactly one of repeats, share, choose; default: repeats 1."""
+    """Draws per image and epoch, fractions allowed. One of repeats, share, choose; default: 1, or as its pairs."""
     share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Share of all draws of an epoch, e.g. 0.25 for a quarter; 0 for none."""
     choose: Annotated[int, Field(ge=1)] | None = None
     """Draws per epoch from this source in all; rotates through its images over the epochs."""
-    captions: Literal["everydream", "label", "manifest"] | None = None
+    captions: CaptionRule | None = None
     """Where captions come from; see docs/captions.md. Default: `label` if one is given, else `everydream`."""
     label: str | None = None
-    """The caption of every image, for `captions: label`."""
+    """The caption of every image, for `captions: label`; also the prompt of class images that are made."""
+    token: str | None = None
+    """The subject's name, for `captions: joepenna`: what `S` stands for, unless a folder says otherwise."""
+    class_word: str | None = None
+    """The subject's class, for `captions: joepenna`: what `C` stands for, unless a folder says otherwise."""
+    token_only: bool = False
+    """For `captions: joepenna`: leave the class out where no template asks for it (`effy`, not `effy person`)."""
     default_caption: str | None = None
     """Caption of an image that has none; without it such an image is rejected."""
     path_column: str | None = None
@@ -35,7 +47,7 @@ class SourceSettings(Settings):
     caption_column: str | None = None
     """Manifest column with the caption; default: detected."""
     lines: Literal["join", "choose"] = "join"
-    """What several lines of a text sidecar mean: one caption, or variants of which each visit takes one."""
+    """What several lines of a text sidecar mean: one caption, or variants, one a visit (with kohya always)."""
     dropout: Probability | None = None
     """Probability of an empty caption, for this source; default: captions.dropout."""
     shuffle_tags: bool | None = None
@@ -44,24 +56,58 @@ class SourceSettings(Settings):
     """Default: captions.keep_tags."""
     flip_p: Probability | None = None
     """Probability of a mirrored image, for this source; default: data.flip_p."""
-    loss_scale: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of this source's images in the loss (the prior weight of ground truth)."""
+    loss_scale: Annotated[float, Field(ge=0.0)] | None = None
+    """Weight of this source's images in the loss; null: 1, for `role: class` that of prior preservation."""
 
     @model_validator(mode="after")
-    def _one_amount(self) -> "SourceSettings":
-        given = [name for name in ("repeats", "share", "choose") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of repeats, share and choose, not {' and '.join(given)}")
-        if self.captions == "label" and not (self.label or "").strip():
-            raise ValueError("captions: label needs a text in `label`")
-        if self.label is not None and self.captions not in (None, "label"):
-            raise ValueError(f"`label` is only used with captions: label, not with captions: {self.captions}")
+    def _consistent(self) -> "SourceSettings":
+        if problems := [*self._amount_problems(), *self._caption_problems(), *self._class_problems()]:
+            raise ValueError("; ".join(problems))
         return self
 
+    def _amount_problems(self) -> Iterator[str]:
+        given = [name for name in ("repeats", "share", "choose") if getattr(self, name) is not None]
+        if len(given) > 1:
+            yield f"give one of repeats, share and choose, not {' and '.join(given)}"
+
+    def _caption_problems(self) -> Iterator[str]:
+        if self.captions == "label" and not _says(self.label):
+            yield "captions: label needs a text in `label`"
+        if self.label is not None and self.captions not in (None, "label") and self.generate is None:
+            yield f"`label` is only used with captions: label, not with captions: {self.captions}"
+        if self.captions == "joepenna":
+            if self.role != "class" and not _says(self.token):
+                yield "captions: joepenna needs the subject's name in `token`, which S stands for"
+            if (self.role == "class" or not self.token_only) and not _says(self.class_word):
+                unless = "" if self.role == "class" else "; or set token_only: true to leave the class out"
+                yield f"captions: joepenna needs the subject's class in `class_word`, which C stands for{unless}"
+            return
+        for name in ("token", "class_word", "token_only"):
+            if getattr(self, name):
+                yield f"`{name}` is only used with captions: joepenna, not with captions: {self.caption_rule}"
+
+    def _class_problems(self) -> Iterator[str]:
+        for name in ("pairs_with", "generate"):
+            if self.role != "class" and getattr(self, name) is not None:
+                yield f"`{name}` is only used with role: class, not with role: {self.role}"
+        if self.pairs_with == []:
+            yield "`pairs_with` names no source; leave it out to pair with all training sources"
+        if self.generate is not None and not _says(self.label):
+            yield "`generate` needs a `label`: the prompt that class images are made from, and their caption"
+
     @property
-    def caption_rule(self) -> Literal["everydream", "label", "manifest"]:
+    def caption_rule(self) -> CaptionRule:
         """The rule that counts, after the default."""
         return self.captions or ("label" if self.label is not None else "everydream")
+
+    @property
+    def follows(self) -> bool:
+        """Whether its draws are as many as those of the sources that it pairs with."""
+        return self.role == "class" and self.repeats is None and self.share is None and self.choose is None
+
+
+def _says(text: str | None) -> bool:
+    return bool((text or "").strip())
 
 
 class CaptionSettings(Settings):

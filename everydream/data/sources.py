@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from everydream.data.captions import Caption, Siblings, index_siblings, lint, read_caption
 from everydream.data.folders import FolderSettings, Resolved, resolve
+from everydream.data.joepenna import joepenna_caption
+from everydream.data.kohya import kohya_caption
 from everydream.data.manifests import SUFFIXES, Row, read_manifest
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.shards import SUFFIX as SHARD
@@ -32,6 +34,8 @@ class Candidate:
     captions: tuple[str, ...]
     resolved: Resolved
     warnings: tuple[str, ...]
+    grammar: bool
+    """Whether the captions are written in kohya's grammar."""
 
 
 class Folder(NamedTuple):
@@ -45,16 +49,27 @@ class Folder(NamedTuple):
 REMOVED = "multiply is 0 in "
 """How the reason begins where the user took images out on purpose."""
 
+_WHY_NO_CAPTION = {
+    "everydream": "no text before the first `_` of its name, and no sidecar",
+    "kohya": "no text after the number in its folder's name, and no sidecar",
+}
+"""By caption rule; with the others every image has a caption."""
+
 
 def source_root(source: SourceSettings) -> Path:
-    """Return the absolute folder that the source's paths are relative to."""
-    path = Path(os.path.abspath(Path(source.path).expanduser()))  # noqa: PTH100 - links stay as the user wrote them
+    """Return the absolute folder that the source's paths are relative to; the source must have a path."""
+    path = Path(os.path.abspath(_path(source)))  # noqa: PTH100 - links stay as the user wrote them
     return path.parent if source.caption_rule == "manifest" else path
+
+
+def _path(source: SourceSettings) -> Path:
+    assert source.path is not None, "a source without a path has no files yet"
+    return Path(source.path).expanduser()
 
 
 def source_problem(source: SourceSettings) -> str | None:
     """Return why a source cannot be read at all, or None."""
-    path = Path(source.path).expanduser()
+    path = _path(source)
     if not path.exists():
         return f"{source.path}: does not exist (from {Path.cwd()})"
     if source.caption_rule == "manifest":
@@ -63,6 +78,11 @@ def source_problem(source: SourceSettings) -> str | None:
         hint = "; set captions: manifest to read it as a manifest" if path.suffix.lower() in SUFFIXES else ""
         return f"{source.path}: is a file, not a folder of images{hint}"
     return None if os.access(path, os.R_OK | os.X_OK) else f"{source.path}: no permission to list it"
+
+
+def has_grammar(source: SourceSettings) -> bool:
+    """Tell whether a source's captions are written in kohya's grammar."""
+    return source.caption_rule == "kohya"
 
 
 def list_source(
@@ -152,19 +172,40 @@ class _Lister:
         folder, name = posixpath.split(path)
         try:
             _require_utf8(path)
-            if self._source.caption_rule == "label":
-                caption = Caption((normalise(self._source.label or ""),), 0, {}, ())
-            else:
-                caption = read_caption(self._root / folder, folder, name, siblings, self._source.lines)
-            return self._candidate(path, caption, "no text before the first `_` of its name, and no sidecar")
+            why_none = _WHY_NO_CAPTION.get(self._source.caption_rule, "")
+            return self._candidate(path, self._caption(folder, name, siblings), why_none)
         except BadText as error:
             return Rejection(self._number, show(path), show(str(error)))
+
+    def _caption(self, folder: str, name: str, siblings: Siblings) -> Caption:
+        """Apply the source's caption rule. Raises BadText."""
+        source, path = self._source, posixpath.join(folder, name)
+        settings_folder = self._settings_folder(path)
+        levels = settings_folder.split("/") if settings_folder else []
+        match source.caption_rule:
+            case "label":
+                return Caption((normalise(source.label or ""),), 0, {}, ())
+            case "joepenna":
+                # In a shard names are keys.
+                stem = posixpath.splitext(name)[0] if settings_folder == folder else ""
+                return joepenna_caption(levels, stem, source)
+            case "kohya":
+                return kohya_caption(self._root, levels, self._root / folder, folder, name, siblings)
+            case _:
+                return read_caption(self._root / folder, folder, name, siblings, source.lines)
+
+    def _settings_folder(self, path: str) -> str:
+        """Return the folder whose settings count for an image: its own, or that of the shard it lies in."""
+        folder = posixpath.dirname(path)
+        if SHARD in folder.lower() and (shard := shard_of(self._root / path)) is not None:
+            folder = shard.parent.relative_to(self._root).as_posix().removeprefix(".")
+        return folder
 
     def manifest(self) -> Iterator[Candidate | Rejection]:
         """List a `manifest` source; rows of one image are its variants."""
         source = self._source
         needed = not normalise(source.default_caption or "")
-        manifest = Path(source.path).expanduser()
+        manifest = _path(source)
         rows_of: dict[str, list[Row]] = {}
         for row in read_manifest(manifest, source.path_column, source.caption_column, caption_needed=needed):
             try:
@@ -208,15 +249,17 @@ class _Lister:
     def _candidate(self, path: str, caption: Caption, why_none: str) -> Candidate | Rejection:
         """Put together what is known of an image; `BadText` if it has no caption or a setting is bad."""
         outside = posixpath.isabs(path)
-        # A shard takes the settings of the folder that it lies in.
-        folder = posixpath.dirname(path)
-        if SHARD in folder.lower() and (shard := shard_of(self._root / path)) is not None:
-            folder = shard.parent.relative_to(self._root).as_posix().removeprefix(".")
-        values = {**({} if outside else self._settings.values(folder)), **caption.values}
+        values = {**({} if outside else self._settings.values(self._settings_folder(path))), **caption.values}
         resolved = resolve(values, self._source, self._captions, self._flip_p)
         if resolved.repeats == 0:
             return Rejection(self._number, show(path), REMOVED + values["multiply"].file)
-        resolved = replace(resolved, keep_tags=max(resolved.keep_tags, caption.num_fixed))
+        if caption.repeats == 0:
+            return Rejection(self._number, show(path), f"{REMOVED}its folder's name")
+        resolved = replace(
+            resolved,
+            repeats=resolved.repeats * caption.repeats,
+            keep_tags=max(resolved.keep_tags, caption.num_fixed),
+        )
         variants, warnings = caption.variants, list(caption.warnings)
         if not variants:
             variants = tuple(filter(None, (normalise(self._source.default_caption or ""),)))
@@ -226,7 +269,8 @@ class _Lister:
             warnings += dict.fromkeys(warning for text in variants for warning in lint(text, stem))
         if not variants:
             raise BadText(f"no caption: {why_none}; write one, or give the source a default_caption")
-        return Candidate(self._number, path, self._root / path, variants, resolved, tuple(warnings))
+        grammar = has_grammar(self._source)
+        return Candidate(self._number, path, self._root / path, variants, resolved, tuple(warnings), grammar)
 
 
 def _require_utf8(path: str) -> None:

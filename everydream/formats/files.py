@@ -41,7 +41,7 @@ def read_file(path: Path) -> TensorFile:
     """
     if not path.is_file():
         raise FormatError(f"There is no model file at {path.absolute()}.")
-    if _is_safetensors(path):
+    if is_safetensors(path):
         return _read_safetensors(path)
     contents, skipped = load_pickle(path)
     if not isinstance(contents, Mapping):
@@ -58,7 +58,7 @@ def read_file(path: Path) -> TensorFile:
     return TensorFile(state, metadata, skipped)
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
     """Tell by the first bytes: a little-endian header length, then JSON."""
     with path.open("rb") as file:
         head = file.read(9)
@@ -102,7 +102,7 @@ def _sort_metadata(path: Path) -> None:
         file.write(text)
 
 
-def write_pickle(path: Path, contents: Mapping[str, Any]) -> None:
+def write_pickle(path: Path, contents: Mapping[Any, Any]) -> None:
     """Write a .ckpt atomically: plain containers and tensors only, readable with `weights_only=True`.
 
     The same contents give the same bytes, whatever path led to them: see `canonical`.

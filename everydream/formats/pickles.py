@@ -44,9 +44,19 @@ class _Dict(dict[Any, Any]):
     def __setstate__(self, state: object) -> None: ...
 
 
+class _ParameterDict(_Dict):
+    """Stands for torch.nn.ParameterDict, in which the first textual-inversion files keep their tensors."""
+
+    def __setstate__(self, state: object) -> None:
+        held = state.get("_parameters") if isinstance(state, dict) else None
+        if isinstance(held, dict):
+            self.update((key, value) for key, value in dict.items(held) if isinstance(value, torch.Tensor))
+
+
 # Storages are not in the list: torch.load answers for those names itself, with descriptions of a type.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Dict,
+    ("torch.nn.modules.container", "ParameterDict"): _ParameterDict,
     ("torch", "Size"): torch.Size,
     ("torch._utils", "_rebuild_tensor"): _Builder(torch._utils._rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Builder(torch._utils._rebuild_tensor_v2),

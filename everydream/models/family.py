@@ -4,7 +4,7 @@ A family owns its networks, their names in files and what its conditioning means
 the verbs below, so a new family is one folder beside `sd1/` and one line in `models/load.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ class Family(Protocol):
     spatial_factor: int
     """Pixels per latent, along a side; image sides are multiples of it."""
     max_tokens: int
+    native_size: int
+    """Side in pixels of the square images that the model was made for."""
 
     @property
     def objective(self) -> Objective:
@@ -60,11 +62,23 @@ class Family(Protocol):
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Return uint8 images (B, H, W, C), on the CPU, of scaled latents."""
 
-    def sampling_scheduler(self) -> Any:
-        """Return a fresh scheduler of the reference library that fits the objective."""
+    def sampling_scheduler(self, name: str = "ddim") -> Any:
+        """Return a fresh scheduler of the reference library that fits the objective; names as in `SampleSettings`."""
+
+    def word_vectors(self, text: str) -> torch.Tensor:
+        """Return the vocabulary's rows (V, D) of a text."""
+
+    def learn_words(self, vectors: Mapping[str, torch.Tensor], limit_norm: bool = False) -> None:
+        """Add words, each with its rows (V, D); `limit_norm`: none counts as longer than the vocabulary's longest."""
+
+    def learned_words(self) -> dict[str, torch.Tensor]:
+        """Return the rows (V, D) of each added word."""
+
+    def adapter_weights(self) -> dict[str, tuple[str, torch.Tensor]]:
+        """Return {part.module: (its name in kohya's adapter files, its weight)} of all that can carry an adapter."""
 
     def single_file(self) -> StateDict:
-        """Return all tensors under the names of single-file checkpoints."""
+        """Return the model's own tensors, without what a method added, under the names of single-file checkpoints."""
 
     def description(self) -> dict[str, Any]:
         """Return plain data that, with `single_file`, rebuilds the model."""

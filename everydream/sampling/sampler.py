@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ def sample_images(
     steps: int,
     guidance: float,
     negative_prompt: str = "",
+    sampler: str = "ddim",
 ) -> list[NDArray[np.uint8]]:
     """Return one image (H, W, 3) per prompt; each depends on its own prompt and seed, not on the others.
 
@@ -32,7 +34,9 @@ def sample_images(
         raise ValueError(f"samples of {width} x {height} px: both sides must be multiples of {factor} for this model")
     with looking_only(family):
         shape = (4, height // factor, width // factor)
-        latents = _denoise(family, prompts, negative_prompt, gaussian(seeds, "sample", shape), steps, guidance)
+        noise_BCHW = gaussian(seeds, "sample", shape)
+        scheduler = family.sampling_scheduler(sampler)
+        latents = _denoise(family, scheduler, prompts, negative_prompt, noise_BCHW, steps, guidance)
         return list(family.decode(latents).numpy())
 
 
@@ -51,9 +55,14 @@ def looking_only(family: Family) -> Iterator[None]:
 
 
 def _denoise(
-    family: Family, prompts: Sequence[str], negative: str, noise_BCHW: torch.Tensor, steps: int, guidance: float
+    family: Family,
+    scheduler: Any,
+    prompts: Sequence[str],
+    negative: str,
+    noise_BCHW: torch.Tensor,
+    steps: int,
+    guidance: float,
 ) -> torch.Tensor:
-    scheduler = family.sampling_scheduler()
     device = next(family.modules()["unet"].parameters()).device
     scheduler.set_timesteps(steps, device=device)
     x: torch.Tensor = noise_BCHW.to(device) * scheduler.init_noise_sigma

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from everydream.methods.full import ParameterGroup
+from everydream.methods.method import ParameterGroup
 from everydream.training.settings import EmaSettings
 
 

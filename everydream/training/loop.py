@@ -14,7 +14,7 @@ import torch
 from everydream.data.loader import Loaded
 from everydream.data.plan import images_in_step
 from everydream.errors import TrainingError
-from everydream.methods.full import ParameterGroup
+from everydream.methods.method import ParameterGroup
 from everydream.models.family import Family
 from everydream.step import LossSettings, training_step
 from everydream.training.cadence import SaveCadence
@@ -125,13 +125,13 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
         pending = _Pending([], [], [])
         for loaded in c.load(plan, progress.step_in_epoch):
             if not pending.losses:
-                _set_learning_rates(c, progress.step)
+                _set_learning_rates(c, progress)
             _accumulate(c, loaded, limits, pending)
             if not loaded.piece.is_last_of_step:
                 continue
             gathered = pending.gather(c.launch, c.stop.signal)
             pending = _Pending([], [], [])
-            norm, skipped = _optimize(c, limits, gathered)
+            norm, skipped = _optimize(c, limits, gathered, progress.epoch)
             ended = progress.step_in_epoch + 1 == plan.num_steps
             after = _advance(progress, images_in_step(plan, progress.step_in_epoch) - len(gathered.failed), ended)
             _report(c, progress, after, gathered, norm, skipped)
@@ -174,14 +174,19 @@ def _accumulate(c: Collaborators, loaded: Loaded, limits: Limits, pending: _Pend
     pending.failed += loaded.failed
 
 
-def _set_learning_rates(c: Collaborators, step: int) -> None:
-    factor = c.lr_at(step)
+def _set_learning_rates(c: Collaborators, progress: Progress) -> None:
+    factor = c.lr_at(progress.step)
     for group, live in zip(c.groups, c.optimizer.param_groups, strict=True):
-        live["lr"] = group.lr * factor
+        live["lr"] = group.lr * factor if group.trains_in(progress.epoch) else 0.0
 
 
-def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered) -> tuple[float | None, str | None]:
+def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered, epoch: int) -> tuple[float | None, str | None]:
     """Clip and step; return the gradient norm, or why the step was skipped and nothing changed."""
+    for group in c.groups:
+        if not group.trains_in(epoch):
+            # Left out by its gradients and not by freezing it: DDP expects what required them when it was wrapped.
+            for parameter in group.parameters:
+                parameter.grad = None
     if not gathered.losses:
         c.optimizer.zero_grad(set_to_none=True)
         return None, NO_IMAGES

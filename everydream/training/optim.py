@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from everydream.methods.full import ParameterGroup
+from everydream.methods.method import ParameterGroup
 from everydream.training.settings import OptimizerSettings
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerSettings], Optimizer]] = {

@@ -36,7 +36,7 @@ class OptimizerSettings(Settings):
     name: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
     """PyTorch's own optimizer of this name."""
     lr: Annotated[float, Field(ge=0.0)] | None = None
-    """One peak learning rate for every part, over unet.lr and text_encoder.lr; null: each part's own."""
+    """One peak learning rate for all that trains, over the rates of its parts; null: each part's own."""
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     """Decay of the first and second moment; sgd uses the first as momentum, adafactor ignores them."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
@@ -78,8 +78,8 @@ class CheckpointSettings(Settings):
     """Write after this many minutes; null: not by time."""
     keep: Positive | None = 3
     """Keep this many of the newest exports of this run; null: all."""
-    formats: list[Literal["safetensors", "ckpt", "diffusers"]] = ["safetensors"]
-    """Formats of the exports; an empty list: last.ckpt only."""
+    formats: list[Literal["safetensors", "ckpt", "diffusers", "pt"]] | None = None
+    """Formats of the exports; null: the method's usual one; an empty list: last.ckpt only. See docs/methods.md."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
     """Of the exports' floating tensors; integer tensors stay as they are."""
     use_ema: bool = True

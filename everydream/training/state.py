@@ -1,6 +1,7 @@
 """`last.ckpt`: one self-contained file that is both a model for other tools and the whole state of a run.
 
     state_dict    the model under single-file names, float32       what other tools read
+    added         what trains beside the model's own tensors, by parameter name: adapters, words, networks
     optimizer     state by parameter name
     ema           averaged weights by parameter name
     everydream    version, progress, model description, the facts that must match on resume, and the
@@ -20,9 +21,10 @@ import numpy as np
 import torch
 
 from everydream.errors import FormatError, ResumeError
-from everydream.evaluation.settings import PreservationSettings
 from everydream.formats.files import METADATA_KEY, StateDict, total_bytes, write_pickle
 from everydream.formats.pickles import load_pickle
+from everydream.methods.method import ParameterGroup
+from everydream.models.common.additions import added_names
 from everydream.models.family import Family
 from everydream.types import Index, Progress
 
@@ -55,6 +57,7 @@ class Checkpoint:
     path: Path
     tensors: StateDict
     model: dict[str, Any]
+    added: StateDict
     optimizer: dict[str, Any]
     ema: StateDict
     scaler: dict[str, Any]
@@ -70,6 +73,7 @@ def save_checkpoint(
     path: Path,
     family: Family,
     *,
+    groups: Sequence[ParameterGroup],
     optimizer: Mapping[str, Any],
     ema: StateDict,
     scaler: Mapping[str, Any],
@@ -91,13 +95,35 @@ def save_checkpoint(
         "base_identities": torch.tensor(list(base), dtype=torch.int64),
         "base_losses": torch.tensor(list(base.values()), dtype=torch.float64),
     }
-    contents = {"state_dict": family.single_file(), "optimizer": optimizer, "ema": ema, METADATA_KEY: ours}
+    contents = {
+        "state_dict": family.single_file(),
+        "added": added_tensors(family, groups),
+        "optimizer": optimizer,
+        "ema": ema,
+        METADATA_KEY: ours,
+    }
     write_pickle(path, contents)
 
 
-def checkpoint_bytes(family: Family, trained: int, with_ema: bool) -> int:
-    """Return about how large a last.ckpt will be: the model, two float32 moments a parameter, the average."""
-    return total_bytes(family.single_file()) + 4 * trained * (2 + with_ema)
+def added_tensors(family: Family, groups: Sequence[ParameterGroup]) -> StateDict:
+    """Return the trained tensors that are not the model's own, by parameter name."""
+    added = {f"{part}.{name}" for part, network in family.modules().items() for name in added_names(network)}
+    named = [pair for group in groups for pair in zip(group.names, group.parameters, strict=True)]
+    return {name: parameter.detach() for name, parameter in named if name in added}
+
+
+def load_added(groups: Sequence[ParameterGroup], saved: StateDict) -> None:
+    """Put saved tensors back into what a method has added."""
+    for group in groups:
+        for name, parameter in zip(group.names, group.parameters, strict=True):
+            if name in saved:
+                parameter.data.copy_(saved[name])
+
+
+def checkpoint_bytes(family: Family, groups: Sequence[ParameterGroup], with_ema: bool) -> int:
+    """Return about how large a last.ckpt will be: the model, what was added, two float32 moments, the average."""
+    trained = sum(parameter.numel() for group in groups for parameter in group.parameters)
+    return total_bytes(family.single_file()) + total_bytes(added_tensors(family, groups)) + 4 * trained * (2 + with_ema)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -117,19 +143,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} was written by another version of EveryDream (state {ours['version']}, this one reads {VERSION})."
         )
     keys = json.loads(ours["image_keys"])
-    # Older files know of no preservation: their runs did what its defaults do, and measured no base.
-    config = {"preservation": PreservationSettings().model_dump(), **json.loads(ours["config"])}
-    measured = "base_losses" in ours
+    measured = "base_losses" in ours  # older files know of no preservation
     return Checkpoint(
         path=path,
         tensors=contents["state_dict"],
         model=ours["model"],
+        added=contents.get("added", {}),
         optimizer=contents["optimizer"],
         ema=contents["ema"],
         scaler=ours["scaler"],
         progress=Progress(**ours["progress"]),
         machine=ours["machine"],
-        facts=Facts(config, dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
+        facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
         base=dict(zip(ours["base_identities"].tolist(), ours["base_losses"].tolist(), strict=True)) if measured else {},
     )
 

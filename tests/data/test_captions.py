@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from everydream.data.captions import (
     caption_from_name,
     cut_caption,
-    draw_caption,
     index_siblings,
     lint,
     parse_yaml_sidecar,
@@ -13,6 +12,7 @@ from everydream.data.captions import (
     sidecars_of,
     split_tags,
 )
+from everydream.data.drawing import draw_caption
 from everydream.data.texts import BadText, decode_text, normalise
 
 NAME = "from the name_1.jpg"

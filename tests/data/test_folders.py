@@ -74,6 +74,7 @@ def test_nearest_wins_key_by_key(folder, found, tmp_path):
     ("local.yaml", "shuffle_tags: 2", "sub/local.yaml, line 1: shuffle_tags is 2, expected true or false"),
     ("local.yaml", "batch_id: [a]", "sub/local.yaml, line 1: batch_id is ['a'], expected a text"),
     ("local.yaml", "multiply:", "sub/local.yaml, line 1: multiply is empty, expected a number of at least 0"),
+    ("local.yaml", "group: ''", "sub/local.yaml, line 1: group is empty, expected a text"),
     ("global.yaml", "mutliply: 2", "sub/global.yaml, line 1: unknown key `mutliply`; did you mean `multiply`?"),
     ("global.yaml", "main_prompt: a", "sub/global.yaml, line 1: `main_prompt` belongs in an image's own .yaml"),
     ("global.yaml", "[1, 2]", "sub/global.yaml, line 1: expected `key: value` lines, found a list"),
@@ -114,11 +115,11 @@ SOURCE = SourceSettings(path="x", dropout=0.2, flip_p=0.3, loss_scale=0.4, shuff
 
 def test_files_win_over_the_source_and_the_source_over_defaults():
     defaults = resolve({}, SourceSettings(path="x"), CaptionSettings(dropout=0.1, keep_tags=2), 0.25)
-    assert defaults == Resolved(1.0, 0.1, 0.25, 1.0, False, 2, "")
+    assert defaults == Resolved(1.0, 0.1, 0.25, 1.0, False, 2, "", "")
     of_source = resolve({}, SOURCE, CaptionSettings(dropout=0.1), 0.25)
-    assert of_source == Resolved(1.0, 0.2, 0.3, 0.4, True, 5, "")
+    assert of_source == Resolved(1.0, 0.2, 0.3, 0.4, True, 5, "", "")
     given = {"multiply": 2, "cond_dropout": 0, "flip_p": 0, "loss_scale": 0, "shuffle_tags": False, "keep_tags": 0,
-             "batch_id": "b"}  # fmt: skip
+             "batch_id": "b", "group": 7}  # fmt: skip
     values = {key: check_value(key, raw, "f") for key, raw in given.items()}
     assert set(given) == set(CHECKS)
-    assert resolve(values, SOURCE, CaptionSettings(), 0.25) == Resolved(2.0, 0.0, 0.0, 0.0, False, 0, "b")
+    assert resolve(values, SOURCE, CaptionSettings(), 0.25) == Resolved(2.0, 0.0, 0.0, 0.0, False, 0, "b", "7")

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from everydream.data import scan as scan_module
-from everydream.data.scan import require_usable, scan, source_warnings, unique_names
+from everydream.data.pairing import unique_names
+from everydream.data.scan import require_usable, scan, source_warnings
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.sources import walk
 from everydream.errors import DataError

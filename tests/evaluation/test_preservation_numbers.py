@@ -12,13 +12,13 @@ import torch
 from conftest import make_images
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
+from teaching import attach
 
 from everydream.config import RunConfig, load_config
 from everydream.diffusion.timesteps import stratified_timesteps
 from everydream.evaluation import preservation
 from everydream.evaluation.heldout import Measured
 from everydream.evaluation.preservation import compare, losses
-from everydream.methods.full import TextEncoderSettings, UNetSettings, attach
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.plan import plan_run
@@ -116,7 +116,7 @@ def test_a_loss_depends_on_its_own_image_alone(project: Project, model_folder: P
 def test_measuring_leaves_the_model_and_the_generators_alone(project: Project, model_folder: Path) -> None:
     """Nor does it call what DDP wraps: the other processes wait, and would not answer."""
     family = load(ModelSettings(path=str(model_folder)))
-    attach(family, UNetSettings(), TextEncoderSettings())
+    attach(family)
 
     class Unreachable(torch.nn.Module):
         def forward(self, *inputs: object, **options: object) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
+from teaching import attach
 from torch.nn import functional
 
-from everydream.methods.full import TextEncoderSettings, UNetSettings, attach
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.seeding import derive, torch_generator
@@ -40,7 +40,7 @@ def models(model_folder: Path, sd2_folder: Path) -> dict[str, tuple[Any, Any]]:
     made = {}
     for kind, folder in (("sd1", model_folder), ("sd2", sd2_folder)):
         family = load(ModelSettings(path=str(folder)))
-        attach(family, UNetSettings(), TextEncoderSettings())
+        attach(family)
         pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
         pipeline.vae.requires_grad_(False)
         made[kind] = (family, pipeline)

@@ -9,7 +9,7 @@ from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, ge
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from everydream.methods.full import ParameterGroup
+from everydream.methods.method import ParameterGroup
 from everydream.training.ema import Ema, ema_decay
 from everydream.training.lr import lr_factor
 from everydream.training.optim import OPTIMIZERS, load_optimizer_state, make_optimizer, optimizer_state

@@ -15,8 +15,9 @@ from transformers import CLIPTextModel
 from everydream.errors import ConfigError, FormatError
 from everydream.formats.files import METADATA_KEY, StateDict, read_file
 from everydream.models.common import infer, tokenizer_files
+from everydream.models.common.building import build_parts
 from everydream.models.common.layout import UNET_PREFIX
-from everydream.models.common.stable_diffusion import Config, Parts, build_parts
+from everydream.models.common.stable_diffusion import Config, Parts
 from everydream.models.settings import is_hub_id
 
 _SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -71,6 +72,11 @@ def load_single(
 ) -> tuple[str, Parts]:
     """Return (family name, parts) of a single-file model."""
     file = read_file(path)
+    if file.metadata.get("added"):
+        raise FormatError(
+            f"{path} is from a run that trains something beside the model, and would give the untrained model. Take "
+            "the run's base model, with the adapter among its exports."
+        )
     family = _recognise(file.tensors, families, path)
     module = families[family]
     described = _described(file.metadata)

@@ -5,24 +5,32 @@ they predict; `models/sd1` and `models/sd2` say so, this file does the rest.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from everydream.diffusion.noise import gaussian
 from everydream.diffusion.objective import OBJECTIVES, Prediction
 from everydream.diffusion.schedule import make_schedule
 from everydream.formats.files import StateDict, cast_floating, write_safetensors
 from everydream.models.common import layout, text_keys, tokenizer_files
+from everydream.models.common.additions import own_state, own_weights
+from everydream.models.common.words import WordEmbedding, Words
 from everydream.types import Conditioning
 
 Config = dict[str, Any]
@@ -58,6 +66,15 @@ class Parts:
     """Tensors of a single file that belong to no network; written back as they came."""
 
 
+SAMPLERS: dict[str, Callable[[Config], Any]] = {
+    "ddim": lambda config: DDIMScheduler(**config, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    "euler": lambda config: EulerDiscreteScheduler(**config, steps_offset=1, timestep_spacing="leading"),
+    "dpmpp_2m": lambda config: DPMSolverMultistepScheduler(**config, use_karras_sigmas=True),
+    "unipc": lambda config: UniPCMultistepScheduler(**config),
+}
+"""Ways from noise to a picture that draw no noise of their own, so that a picture is its seed's; see SampleSettings."""
+
+
 class StableDiffusion:
     """The Family of Stable Diffusion 1.x and 2.x."""
 
@@ -67,7 +84,8 @@ class StableDiffusion:
         self.extras, self.clip_skip = parts.extras, clip_skip
         self.scheduler_config = parts.scheduler
         self.tokenizer_files = tokenizer_files.packaged_if_same(parts.tokenizer_files, kind.pad_token)
-        self.tokenizer = load_tokenizer(self.tokenizer_files)
+        self.tokenizer = tokenizer_files.load_tokenizer(self.tokenizer_files)
+        self._words: Words | None = None
         prediction: Prediction = "v" if parts.scheduler["prediction_type"] == "v_prediction" else "epsilon"
         schedule = make_schedule(
             parts.scheduler["beta_schedule"],
@@ -77,6 +95,7 @@ class StableDiffusion:
         )
         self.objective = OBJECTIVES[prediction](schedule)
         self.spatial_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.native_size = int(self.unet.config.sample_size) * self.spatial_factor
         self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
         self._call_unet: nn.Module = self.unet
         self._call_text_encoder: nn.Module = self.text_encoder
@@ -149,7 +168,30 @@ class StableDiffusion:
         hidden = text_encoder(ids_BL, output_hidden_states=True).hidden_states
         return Conditioning(self.final_norm()(hidden[-1 - self.clip_skip]))
 
+    def word_vectors(self, text: str) -> torch.Tensor:
+        """Return the vocabulary's rows (V, D) of a text, begin and end left out."""
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        weight: torch.Tensor = self.text_encoder.get_input_embeddings().weight
+        return weight[torch.tensor(ids, dtype=torch.long, device=weight.device)].detach()
+
+    def learn_words(self, vectors: Mapping[str, torch.Tensor], limit_norm: bool = False) -> None:
+        """Add words, each with its rows (V, D), to tokenizer and embedding; once in a family's life."""
+        assert self._words is None, "words were added already"
+        embedding = self.text_encoder.get_input_embeddings()
+        longest = float(embedding.weight.detach().norm(dim=-1).max()) if limit_norm else None
+        self._words = Words(self.tokenizer, {word: len(rows_VD) for word, rows_VD in vectors.items()})
+        self._text_core.embeddings.token_embedding = WordEmbedding(  # type: ignore[union-attr]
+            embedding, torch.cat(list(vectors.values())), longest
+        )
+
+    def learned_words(self) -> dict[str, torch.Tensor]:
+        """Return the rows (V, D) of each added word, as they are used."""
+        embedding = self._text_core.embeddings.token_embedding  # type: ignore[union-attr]
+        return self._words.split(embedding.rows().detach()) if self._words is not None else {}  # type: ignore[union-attr, operator]
+
     def _tokenize(self, captions: Sequence[str]) -> torch.Tensor:
+        if self._words is not None:
+            captions = [self._words.spell_out(caption) for caption in captions]
         encoded = self.tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
@@ -170,16 +212,23 @@ class StableDiffusion:
         pixels: torch.Tensor = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu()
 
-    def sampling_scheduler(self) -> Any:
-        """Return DDIM with this model's schedule and prediction type."""
-        return DDIMScheduler(**self.scheduler_config, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    def sampling_scheduler(self, name: str = "ddim") -> Any:
+        """Return one of `SAMPLERS` with this model's schedule and prediction type."""
+        return SAMPLERS[name](self.scheduler_config)
+
+    def adapter_weights(self) -> dict[str, tuple[str, torch.Tensor]]:
+        """Return {part.module: (its name in kohya's adapter files, its weight)} of all that can carry an adapter."""
+        unet = {f"unet.{name}": (f"lora_unet_{name}", weight) for name, weight in own_weights(self.unet)}
+        text = text_keys.without_level(dict(own_weights(self.text_encoder)))
+        texts = {f"text_encoder.{name}": (f"lora_te_text_model_{name}", weight) for name, weight in text.items()}
+        return {name: (theirs.replace(".", "_"), weight) for name, (theirs, weight) in (unet | texts).items()}
 
     def single_file(self) -> StateDict:
         """Return all tensors under CompVis' names."""
-        text = text_keys.without_level(self.text_encoder.state_dict())
+        text = text_keys.without_level(own_state(self.text_encoder))
         return {
             **self.extras,
-            **layout.to_single(self.unet.state_dict(), layout.unet_pairs(self.unet.config), layout.UNET_PREFIX),
+            **layout.to_single(own_state(self.unet), layout.unet_pairs(self.unet.config), layout.UNET_PREFIX),
             **layout.to_single(self.vae.state_dict(), layout.vae_pairs(self.vae.config), layout.VAE_PREFIX),
             **self.kind.text_to_single(text),
         }
@@ -200,7 +249,7 @@ class StableDiffusion:
     def write_folder(self, folder: Path, dtype: torch.dtype) -> None:
         """Write a diffusers folder that old and new readers open: see `text_keys` and `tokenizer_files`."""
         for part, module in (("unet", self.unet), ("vae", self.vae)):
-            _save(folder / part / "diffusion_pytorch_model.safetensors", module.state_dict(), dtype)
+            _save(folder / part / "diffusion_pytorch_model.safetensors", own_state(module), dtype)
             # Not the library's own, which names the folder that the model was read from: a resumed run,
             # whose model comes from a description, has none and would write another file.
             notes = {"_class_name": type(module).__name__, "_diffusers_version": _MODEL_INDEX["_diffusers_version"]}
@@ -208,7 +257,7 @@ class StableDiffusion:
         config = CLIPTextConfig(**_plain_config(self.text_encoder.config.to_diff_dict()))
         config.architectures = ["CLIPTextModel"]
         config.save_pretrained(folder / "text_encoder")
-        text = text_keys.with_level(self.text_encoder.state_dict())
+        text = text_keys.with_level(own_state(self.text_encoder))
         _save(folder / "text_encoder" / "model.safetensors", text, dtype)
         tokenizer_files.write_files(folder / "tokenizer", self.tokenizer_files)
         self.sampling_scheduler().save_pretrained(folder / "scheduler")
@@ -228,57 +277,6 @@ _MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-
-
-def build_parts(kind: Kind, state: StateDict, configs: Config) -> Parts:
-    """Return the networks for single-file tensors and their configurations, weights in float32.
-
-    Raises KeyError or RuntimeError where tensors and configurations do not belong together; the
-    loader turns that into a message with the file's name.
-    """
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(configs["unet"])
-        vae = AutoencoderKL.from_config(configs["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
-    unet_state = layout.from_single(state, layout.unet_pairs(unet.config), layout.UNET_PREFIX)
-    vae_state = layout.from_single(state, layout.vae_pairs(vae.config), layout.VAE_PREFIX)
-    text_state = kind.text_from_single(state, configs["text_encoder"])
-    text_state.pop("embeddings.position_ids", None)
-    _fill(unet, unet_state)
-    _fill(vae, vae_state)
-    _fill_text(text_encoder, text_state)
-    files = {name: text.encode() for name, text in configs.get("tokenizer", {}).items()}
-    parts = Parts(
-        unet, text_encoder, vae, files or tokenizer_files.packaged_files(kind.pad_token), configs["scheduler"]
-    )
-    used = StableDiffusion(kind, parts).single_file().keys()
-    # A stale EMA copy would be picked up by readers that prefer EMA weights, in place of what was trained.
-    parts.extras = {k: v for k, v in state.items() if k not in used and not k.startswith("model_ema.")}
-    return parts
-
-
-def _fill(module: nn.Module, state: StateDict) -> None:
-    """Put float32 weights into a module made on the meta device."""
-    module.load_state_dict(cast_floating(state, torch.float32), strict=True, assign=True)
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
-
-
-def _fill_text(text_encoder: CLIPTextModel, state: StateDict) -> None:
-    """As `_fill`, whichever level names transformers uses; its position buffer is not saved, so it is made."""
-    if hasattr(text_encoder, "text_model"):
-        state = text_keys.with_level(state)
-    _fill(text_encoder, state)
-    core = getattr(text_encoder, "text_model", text_encoder)
-    core.embeddings.position_ids = torch.arange(text_encoder.config.max_position_embeddings).expand(1, -1)
-
-
-def load_tokenizer(files: tokenizer_files.Files) -> CLIPTokenizer:
-    """Return the tokenizer that these files describe."""
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "tokenizer"
-        tokenizer_files.write_files(folder, files)
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _plain_config(config: Any) -> Config:

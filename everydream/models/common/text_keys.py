@@ -6,10 +6,14 @@ a reader that misses it gets random weights with no more than a warning. So it i
 is read and put back on whatever is written.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import torch
 
 from everydream.formats.files import StateDict
 
+T = TypeVar("T")
 LEVEL = "text_model."
 SD1_PREFIX = "cond_stage_model.transformer."
 SD2_PREFIX = "cond_stage_model.model."
@@ -26,9 +30,9 @@ _OPEN_CLIP_LAYER = {
 }  # fmt: skip
 
 
-def without_level(state: StateDict) -> StateDict:
+def without_level(state: Mapping[str, T]) -> dict[str, T]:
     """Take the `text_model.` level off, where there is one."""
-    return {key.removeprefix(LEVEL): tensor for key, tensor in state.items()}
+    return {key.removeprefix(LEVEL): value for key, value in state.items()}
 
 
 def with_level(state: StateDict) -> StateDict:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 PACKAGED = Path(__file__).parent / "tokenizer"
@@ -76,6 +77,16 @@ def token_counter() -> Callable[[str], int]:
 
     tokenizer = CLIPTokenizer.from_pretrained(PACKAGED, local_files_only=True)
     return lambda caption: len(tokenizer(caption, truncation=False, verbose=False).input_ids)
+
+
+def load_tokenizer(files: Files) -> Any:
+    """Return the transformers tokenizer that these files describe."""
+    from transformers import CLIPTokenizer  # noqa: PLC0415  (seconds to import)
+
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "tokenizer"
+        write_files(folder, files)
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def write_files(folder: Path, files: Files) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from parity.test_step_against_diffusers import make_batch
+from teaching import attach
 from torch import nn
 from transformers import CLIPTextModel
 
 from everydream.errors import ConfigError
-from everydream.methods.full import ParameterGroup, TextEncoderSettings, UNetSettings, attach
+from everydream.methods.method import ParameterGroup
+from everydream.methods.settings import TextEncoderSettings, UNetSettings
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.step import LossSettings, training_step
@@ -58,12 +60,7 @@ def all_of(family: Any, part: str) -> set[str]:
 @pytest.mark.parametrize("parts", [{"unet"}, {"text_encoder"}, {"unet", "text_encoder"}])
 def test_frozen_parts_hold_no_gradients(family: Any, parts: set[str]) -> None:
     """Defect 6: elsewhere frozen text encoders still collect gradients."""
-    settings = {part: {} if part in parts else {part: OFF[part]} for part in OFF}
-    groups = attach(
-        family,
-        settings["unet"].get("unet", UNetSettings()),
-        settings["text_encoder"].get("text_encoder", TextEncoderSettings()),
-    )
+    groups = attach(family, **{part: off for part, off in OFF.items() if part not in parts})
     assert [group.part for group in groups] == [part for part in ("unet", "text_encoder") if part in parts]
     expected = set().union(*(all_of(family, part) for part in parts))
     assert names(groups) == expected
@@ -75,7 +72,7 @@ def test_frozen_parts_hold_no_gradients(family: Any, parts: set[str]) -> None:
 
 
 def test_names_belong_to_their_parameters(family: Any) -> None:
-    for group in attach(family, UNetSettings(), TextEncoderSettings()):
+    for group in attach(family):
         live = dict(family.modules()[group.part].named_parameters())
         assert len(group.names) == len(set(group.names)) == len(group.parameters)
         for name, parameter in zip(group.names, group.parameters, strict=True):
@@ -83,12 +80,12 @@ def test_names_belong_to_their_parameters(family: Any) -> None:
 
 
 def test_only_the_last_layers_of_the_text_encoder(family: Any) -> None:
-    groups = attach(family, OFF["unet"], TextEncoderSettings(train_last_layers=1))
+    groups = attach(family, unet=OFF["unet"], text_encoder=TextEncoderSettings(train_last_layers=1))
     expected = {n for n in all_of(family, "text_encoder") if ".layers.1." in n or "final_layer_norm" in n}
     assert names(groups) == expected and len(expected) == 18
     step(family)
     assert with_gradients(family) == expected
-    everything = attach(family, OFF["unet"], TextEncoderSettings(train_last_layers=2))
+    everything = attach(family, unet=OFF["unet"], text_encoder=TextEncoderSettings(train_last_layers=2))
     assert all_of(family, "text_encoder") - names(everything) == {
         n for n in all_of(family, "text_encoder") if "embedding" in n
     }
@@ -96,20 +93,20 @@ def test_only_the_last_layers_of_the_text_encoder(family: Any) -> None:
 
 def test_more_layers_than_there_are(family: Any, skipping: Any) -> None:
     with pytest.raises(ConfigError, match=r"train_last_layers is 3, but only 2 layers .* Give 1 to 2, or null"):
-        attach(family, UNetSettings(), TextEncoderSettings(train_last_layers=3))
+        attach(family, text_encoder=TextEncoderSettings(train_last_layers=3))
     with pytest.raises(ConfigError, match=r"train_last_layers is 2, but only 1 layers"):
-        attach(skipping, UNetSettings(), TextEncoderSettings(train_last_layers=2))
+        attach(skipping, text_encoder=TextEncoderSettings(train_last_layers=2))
 
 
 def test_a_clip_skip_that_leaves_no_layer_is_refused(model_folder: Path) -> None:
     family = load(ModelSettings(path=str(model_folder)), clip_skip=2)
     with pytest.raises(ConfigError, match="clip_skip is 2, which leaves out every layer"):
-        attach(family, UNetSettings(), TextEncoderSettings(clip_skip=2))
+        attach(family, text_encoder=TextEncoderSettings(clip_skip=2))
 
 
 @pytest.mark.parametrize("last", [None, 1])
 def test_layers_that_clip_skip_leaves_out_are_frozen(skipping: Any, last: int | None) -> None:
-    groups = attach(skipping, OFF["unet"], TextEncoderSettings(train_last_layers=last, clip_skip=1))
+    groups = attach(skipping, unet=OFF["unet"], text_encoder=TextEncoderSettings(train_last_layers=last, clip_skip=1))
     assert not any(".layers.1." in name for name in names(groups))
     assert any(".layers.0." in name for name in names(groups)) and any("final_layer_norm" in n for n in names(groups))
     step(skipping)
@@ -137,19 +134,40 @@ def test_clip_skip_is_the_output_of_a_shorter_encoder(skipping: Any, family: Any
 
 def test_rates(family: Any) -> None:
     unet, text = UNetSettings(lr=3e-5), TextEncoderSettings(lr=2e-6)
-    assert [group.lr for group in attach(family, unet, text)] == [3e-5, 2e-6]
-    assert [group.lr for group in attach(family, unet, text, lr=0.5)] == [0.5, 0.5]
-    assert [group.lr for group in attach(family, unet, text, lr=0.0)] == [0.0, 0.0]
+    assert [group.lr for group in attach(family, unet=unet, text_encoder=text)] == [3e-5, 2e-6]
 
 
-def test_nothing_to_train(family: Any) -> None:
-    with pytest.raises(ConfigError, match="Nothing would train"):
-        attach(family, OFF["unet"], OFF["text_encoder"])
+@pytest.mark.parametrize(
+    ("only", "marks"),
+    [
+        (["attention"], ("attn1.", "attn2.")),
+        (["cross_attention"], ("attn2.",)),
+        (["mid_block", "up_blocks.1.*"], ("mid_block.", "up_blocks.1.")),
+    ],
+)
+def test_parts_of_the_unet(family: Any, only: list[str], marks: tuple[str, ...]) -> None:
+    groups = attach(family, unet=UNetSettings(only=only), text_encoder=OFF["text_encoder"])
+    expected = {name for name in all_of(family, "unet") if any(mark in name for mark in marks)}
+    assert names(groups) == expected and expected
+    step(family)
+    assert with_gradients(family) == expected
+
+
+def test_a_pattern_that_matches_nothing(family: Any) -> None:
+    with pytest.raises(ConfigError, match=r"unet.only: 'up_block\..*' matches no module .* it has conv_in, "):
+        attach(family, unet=UNetSettings(only=["attention", "up_block.*"]))
+
+
+def test_embeddings_may_stay_frozen(family: Any) -> None:
+    groups = attach(family, unet=OFF["unet"], text_encoder=TextEncoderSettings(train_embeddings=False))
+    assert all_of(family, "text_encoder") - names(groups) == {
+        n for n in all_of(family, "text_encoder") if "embedding" in n
+    }
 
 
 def test_clipping_covers_both_parts(family: Any) -> None:
     """Defect 6: elsewhere the text encoder's norm is never clipped."""
-    groups = attach(family, UNetSettings(), TextEncoderSettings())
+    groups = attach(family)
     parameters = [parameter for group in groups for parameter in group.parameters]
     step(family)
     parts = [torch.stack([p.grad.norm() for p in group.parameters]).norm() for group in groups]
@@ -166,8 +184,8 @@ def test_clipping_covers_both_parts(family: Any) -> None:
 
 
 def test_a_second_attach_forgets_the_first(family: Any) -> None:
-    attach(family, UNetSettings(), TextEncoderSettings())
-    groups = attach(family, UNetSettings(), OFF["text_encoder"])
+    attach(family)
+    groups = attach(family, text_encoder=OFF["text_encoder"])
     assert {g.part for g in groups} == {"unet"}
     assert not any(p.requires_grad for p in family.modules()["text_encoder"].parameters())
     assert isinstance(family.final_norm(), nn.LayerNorm)

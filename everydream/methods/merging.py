@@ -1,0 +1,61 @@
+"""Adapters baked into the weights of a model, for sampling and for files that need no adapter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from everydream.errors import FormatError
+from everydream.formats import adapters
+from everydream.formats.files import read_file
+from everydream.models.family import Family
+
+_SHOWN = 3
+
+
+@torch.no_grad()
+def merge_adapter(family: Family, path: Path, strength: float = 1.0) -> int:
+    """Add strength * the adapter's change to the weights; return how many modules it changed.
+
+    Takes LoRA, LoCon, LoHa and LoKr, kohya's and diffusers' names. Raises FormatError, with nothing changed, for an
+    adapter of another architecture and for kinds that are not known.
+    """
+    file = read_file(path)
+    layers = family.adapter_weights()
+    names = {module: theirs for module, (theirs, _) in layers.items()}
+    adapter, unknown = adapters.from_file(file.tensors, file.metadata, names)
+    if not adapter:
+        raise FormatError(_none_fits(path, unknown, family.name))
+    odd = [key for key in file.tensors if "dora_scale" in key or "magnitude" in key]
+    if odd:
+        raise FormatError(f"{path} is a DoRA (it holds {odd[0]}), which cannot be merged so far; LoRA, LoHa, LoKr can.")
+    if unknown:
+        raise FormatError(_some_do_not_fit(path, unknown, len(file.tensors), family.name))
+    changes = {}
+    for module, leaves in adapter.items():
+        shape = layers[module][1].shape
+        try:
+            changes[module] = adapters.delta(leaves).reshape(shape)
+        except (KeyError, RuntimeError) as error:
+            raise FormatError(
+                f"{path} is for another architecture: {names[module]} does not fit a weight of {tuple(shape)} in this "
+                f"{family.name} model ({error}). Take the base model that it was trained on."
+            ) from error
+    for module, change in changes.items():
+        weight = layers[module][1]
+        weight.data += strength * change.to(weight)
+    return len(changes)
+
+
+def _none_fits(path: Path, keys: Sequence[str], family: str) -> str:
+    return (
+        f"{path} is no adapter for this {family} model: none of its {len(keys)} tensors belongs to one of its layers "
+        f"(it has {', '.join(keys[:_SHOWN])}). Take the base model that it was trained on."
+    )
+
+
+def _some_do_not_fit(path: Path, unknown: Sequence[str], num: int, family: str) -> str:
+    return (
+        f"{path} is for another architecture: {len(unknown)} of its {num} tensors belong to no layer of this {family} "
+        f"model, {', '.join(unknown[:_SHOWN])} among them. Take the base model that it was trained on."
+    )

@@ -1,0 +1,84 @@
+"""The seam for methods: what trains, at which rate, and what is written of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from everydream.formats.files import StateDict
+from everydream.methods.settings import (
+    HypernetworkSettings,
+    LoraSettings,
+    TextEncoderSettings,
+    TextualInversionSettings,
+    UNetSettings,
+)
+from everydream.models.family import Family
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate."""
+
+    part: str
+    names: list[str]
+    parameters: list[nn.Parameter]
+    lr: float
+    epochs: int | None = None
+    """They train in so many first epochs only; None: in all."""
+
+    def trains_in(self, epoch: int) -> bool:
+        """Tell whether they train in this epoch, from 0."""
+        return self.epochs is None or epoch < self.epochs
+
+
+class MethodSettings(Protocol):
+    """The sections of a run's settings that a method may look at."""
+
+    @property
+    def project(self) -> str: ...  # noqa: D102
+    @property
+    def unet(self) -> UNetSettings: ...  # noqa: D102
+    @property
+    def text_encoder(self) -> TextEncoderSettings: ...  # noqa: D102
+    @property
+    def lora(self) -> LoraSettings: ...  # noqa: D102
+    @property
+    def textual_inversion(self) -> TextualInversionSettings: ...  # noqa: D102
+    @property
+    def hypernetwork(self) -> HypernetworkSettings: ...  # noqa: D102
+
+
+class Method(Protocol):
+    """A way of teaching."""
+
+    def attach(self, family: Family, seed: int, captions: Sequence[str]) -> list[ParameterGroup]:
+        """Freeze the family but for what trains, put in what the method adds, and return the parameter groups.
+
+        `captions` are those of the images that will train. Frozen parameters neither require nor hold gradients.
+        Raises ConfigError for settings that do not fit the model.
+        """
+
+    def exported(self, family: Family) -> StateDict:
+        """Return the tensors of an export, before they are cast."""
+
+    def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
+        """Write `stem` plus an ending in one of the method's formats; return the paths."""
+
+
+def freeze(family: Family) -> None:
+    """Freeze every network, in evaluation mode."""
+    for module in family.modules().values():
+        module.requires_grad_(False)
+        module.eval()
+
+
+def group_of(family: Family, part: str, lr: float, epochs: int | None = None) -> ParameterGroup:
+    """Return what requires gradients in one part, in the order of its names; its network goes to training mode."""
+    network = family.modules()[part]
+    network.train()
+    trained = [(f"{part}.{name}", p) for name, p in network.named_parameters() if p.requires_grad]
+    return ParameterGroup(part, [name for name, _ in trained], [p for _, p in trained], lr, epochs)

@@ -1,0 +1,136 @@
+"""`everydream sample`: prompts x seeds x guidance, from any model with any adapters."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from everydream.errors import ConfigError, FormatError
+from everydream.evaluation.grids import labelled_grid
+from everydream.formats.embeddings import read_embedding
+from everydream.methods.hypernetwork import load_into
+from everydream.methods.merging import merge_adapter
+from everydream.models.family import Family
+from everydream.models.load import load
+from everydream.models.settings import ModelSettings
+from everydream.sampling.sampler import sample_images
+from everydream.tools.models.merge import with_strength
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to draw, and how."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    guidance: Sequence[float]
+    negative_prompt: str
+    width: int | None
+    """Pixels; None: what the model was made for."""
+    height: int | None
+    steps: int
+    sampler: str
+    batch_size: int
+
+    def cells(self) -> list[tuple[int, float]]:
+        """Return (seed, guidance) of each picture of a prompt, in order."""
+        return [(seed, guidance) for seed in self.seeds for guidance in self.guidance]
+
+    def file_name(self, prompt: int, seed: int, guidance: float) -> str:
+        """Return a picture's name."""
+        return f"p{prompt:02d}-s{seed}-g{guidance:g}.png"
+
+
+def sample(
+    model: str,
+    out: Path,
+    wanted: Wanted,
+    *,
+    loras: Sequence[str] = (),
+    embeddings: Sequence[Path] = (),
+    hypernetwork: str | None = None,
+    clip_skip: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw every prompt with every seed at every guidance scale into `out`; return the grid's path.
+
+    Raises ConfigError if pictures of these names are there already, FormatError for adapters that do not fit.
+    """
+    names = [wanted.file_name(p, *cell) for p in range(len(wanted.prompts)) for cell in wanted.cells()]
+    if not overwrite and (there := [name for name in [*names, "grid.png"] if (out / name).exists()]):
+        raise ConfigError(f"{out} holds {there[0]} already. Give another --out, or --overwrite.")
+    family = prepared(model, loras, embeddings, hypernetwork, clip_skip)
+    rows: list[list[Picture]] = [[] for _ in wanted.prompts]
+    for done, (prompt, picture) in enumerate(_pictures(family, wanted), 1):
+        rows[prompt].append(picture)
+        if progress is not None:
+            progress(done, len(names))
+    # In the order of `cells`, which is seeds first: the pictures came one guidance scale after the other.
+    order = [(s, g) for g in wanted.guidance for s in wanted.seeds]
+    rows = [[row[order.index(cell)] for cell in wanted.cells()] for row in rows]
+    out.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(rows):
+        for cell, picture in zip(wanted.cells(), row, strict=True):
+            Image.fromarray(picture).save(out / wanted.file_name(number, *cell))
+    labels = [f"seed {seed}, guidance {guidance:g}" for seed, guidance in wanted.cells()]
+    Image.fromarray(labelled_grid(rows, wanted.prompts, labels, Path(model).name)).save(out / "grid.png")
+    return out / "grid.png"
+
+
+def prepared(
+    model: str, loras: Sequence[str], embeddings: Sequence[Path], hypernetwork: str | None, clip_skip: int
+) -> Family:
+    """Return the model with its adapters, on the fastest device there is."""
+    family = load(ModelSettings(path=model), clip_skip)
+    for lora in loras:
+        merge_adapter(family, *with_strength(lora))
+    if embeddings:
+        _learn(family, embeddings)
+    if hypernetwork is not None:
+        load_into(family, *with_strength(hypernetwork))
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    for module in family.modules().values():
+        module.to(device)
+    return family
+
+
+def _learn(family: Family, embeddings: Sequence[Path]) -> None:
+    """Add the files' words. Raises FormatError for vectors of another width than the model's."""
+    width = family.word_vectors("a").shape[-1]
+    words: dict[str, torch.Tensor] = {}
+    for path in embeddings:
+        for word, rows_VD in read_embedding(path).items():
+            if rows_VD.shape[-1] != width:
+                raise FormatError(
+                    f"{path}: {word!r} has vectors of {rows_VD.shape[-1]} numbers, and the words of this {family.name} "
+                    f"model have {width}. It was learned on another kind of model (768: SD 1.x, 1024: SD 2.x)."
+                )
+            words[word] = rows_VD
+    family.learn_words(words)
+
+
+def _pictures(family: Family, wanted: Wanted) -> Iterator[tuple[int, Picture]]:
+    """Yield (number of the prompt, picture), one guidance scale after the other, in batches."""
+    jobs = [(number, seed) for number in range(len(wanted.prompts)) for seed in wanted.seeds]
+    for guidance in wanted.guidance:
+        for first in range(0, len(jobs), wanted.batch_size):
+            part = jobs[first : first + wanted.batch_size]
+            pictures = sample_images(
+                family,
+                [wanted.prompts[number] for number, _ in part],
+                [seed for _, seed in part],
+                width=wanted.width or family.native_size,
+                height=wanted.height or family.native_size,
+                steps=wanted.steps,
+                guidance=guidance,
+                negative_prompt=wanted.negative_prompt,
+                sampler=wanted.sampler,
+            )
+            yield from zip((number for number, _ in part), pictures, strict=True)

@@ -1,0 +1,151 @@
+"""Class images that are missing are made by the chosen model, kept, found again, and never among the user's own."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from conftest import make_images, run_cli, train_here
+from PIL import Image
+
+from everydream import class_images
+from everydream.config import load_config
+from everydream.errors import ConfigError, TrainingError
+from everydream.models.load import load
+from everydream.plan import plan_run
+from everydream.sampling.sampler import sample_images
+
+PROMPT = "a photo of a thing"
+
+
+@pytest.fixture
+def subject(project: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a project of six photos of a subject and a class source."""
+
+    def write(source: dict[str, Any], **sections: Any) -> Path:
+        make_images(tmp_path / "mine", 6, seed=1)
+        sources = [{"path": str(tmp_path / "mine"), "label": "a photo of rex thing"}, {"role": "class", **source}]
+        data = {"sources": sources, "resolution": 64, "bucket_step": 16, "workers": 0}
+        return project(
+            method="dreambooth", data=data, train={"epochs": 1}, class_images={"steps": 2, "batch_size": 3}, **sections
+        )
+
+    return write
+
+
+def made_in(tmp_path: Path) -> Path:
+    (folder,) = (tmp_path / "runs" / "class_images").iterdir()
+    return folder
+
+
+def test_made_by_the_chosen_model_kept_and_found_again(
+    subject: Callable[..., Path], tmp_path: Path, model_folder: Path
+) -> None:
+    """Defect 19: elsewhere they come from another model than the chosen one, and too few or too many go wrong."""
+    config = subject({"generate": 5, "label": PROMPT})
+    told = run_cli("inspect", "--config", config).stdout
+    assert f"5 of 5 class images of '{PROMPT}' are to be made, in {tmp_path}" in told
+    assert not (tmp_path / "runs").exists()
+
+    run = train_here(config)
+    folder = made_in(tmp_path)
+    names = [f"{number:05d}.png" for number in range(5)]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "class_images.json"]
+    family = load(load_config(config).model)
+    size = {"width": 64, "height": 64, "steps": 2, "guidance": 7.0}
+    expected = [
+        *sample_images(family, [PROMPT] * 3, [0, 1, 2], **size),
+        *sample_images(family, [PROMPT] * 2, [3, 4], **size),
+    ]
+    for name, picture in zip(names, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(folder / name)), picture)
+
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    planned = plan_run(class_images.with_class_images(load_config(config))[0])
+    drawn = planned.mix.counts(0)
+    assert drawn[planned.index.source_N == 0].sum() == drawn[planned.index.source_N == 1].sum() == 6
+    (folder / "00003.png").unlink()
+    again = train_here(config)
+    assert {path for path in folder.iterdir() if path.stat().st_mtime_ns == before[path]} >= {
+        folder / names[0], folder / names[1], folder / names[2]
+    }  # fmt: skip
+    for name in ("metrics.jsonl", "checkpoints/last.ckpt"):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_another_model_has_a_folder_of_its_own(subject: Callable[..., Path], tmp_path: Path) -> None:
+    config = load_config(subject({"generate": 2, "label": PROMPT}))
+    tiny.save_pipeline(tmp_path / "other", seed=1)
+    other = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path / "other")})})
+    colder = config.model_copy(update={"class_images": config.class_images.model_copy(update={"guidance": 1.0})})
+    folders = [class_images.with_class_images(chosen)[1][0].path for chosen in (config, other, colder, config)]
+    assert folders[0] == folders[3] and len(set(folders)) == 3
+
+
+def test_what_the_users_own_folder_lacks_is_made_elsewhere(subject: Callable[..., Path], tmp_path: Path) -> None:
+    own = make_images(tmp_path / "dogs", 3, seed=5)
+    (own / "broken.png").write_bytes(b"\x89PNG broken")
+    before = sorted(path.name for path in own.iterdir())
+    config = subject({"path": str(own), "generate": 7, "label": PROMPT})
+    run = train_here(config)
+    assert sorted(path.name for path in own.iterdir()) == before
+    assert len(list(made_in(tmp_path).glob("*.png"))) == 4, "the broken one is none of the three"
+    planned = plan_run(class_images.with_class_images(load_config(config))[0])
+    assert list(planned.index.names) == ["mine", "dogs", "dogs (made)"]
+    assert set(planned.index.captions) == {"a photo of rex thing", PROMPT}
+    counts = planned.mix.counts(0) + planned.mix.counts(1) + planned.mix.counts(2) + planned.mix.counts(3)
+    assert counts[planned.index.source_N == 0].tolist() == [4] * 6
+    assert sorted(counts[planned.index.source_N > 0].tolist()) == [3, 3, 3, 3, 4, 4, 4], "24 draws over 7 in turn"
+    # The checkpoint names the folders themselves, so that going on needs neither making nor the model.
+    resumed = train_here(config, "train.epochs=2", resume=run / "checkpoints" / "last.ckpt", allow_changes=True)
+    assert resumed == run
+
+
+def test_enough_of_the_users_own_need_no_model(subject: Callable[..., Path], tmp_path: Path) -> None:
+    own = make_images(tmp_path / "dogs", 3, seed=5)
+    config = load_config(
+        subject({"path": str(own), "generate": 2, "label": PROMPT}, model={"path": str(tmp_path / "no")})
+    )
+    found, folders = class_images.with_class_images(config)
+    assert found == config and not folders
+
+
+def test_blank_pictures_are_not_kept(
+    subject: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = class_images.sample_images
+
+    def sometimes_black(family: Any, prompts: Any, seeds: list[int], **options: Any) -> Any:
+        pictures = original(family, prompts, seeds, **options)
+        return [picture * 0 if seed in (1, 4) else picture for seed, picture in zip(seeds, pictures, strict=True)]
+
+    monkeypatch.setattr(class_images, "sample_images", sometimes_black)
+    train_here(subject({"generate": 4, "label": PROMPT}))
+    folder = made_in(tmp_path)
+    assert sorted(path.name for path in folder.glob("*.png")) == ["00000.png", "00002.png", "00003.png", "00005.png"]
+    assert json.loads((folder / class_images.MARKER).read_text(encoding="utf-8"))["blank"] == [1, 4]
+
+    monkeypatch.setattr(
+        class_images,
+        "sample_images",
+        lambda family, prompts, seeds, **_: [np.zeros((64, 64, 3), np.uint8)] * len(seeds),
+    )
+    with pytest.raises(TrainingError, match="drew .* blank pictures for 'a photo of nothing'"):
+        train_here(subject({"generate": 4, "label": "a photo of nothing"}))
+
+
+def test_a_folder_that_was_made_otherwise_is_not_mixed(subject: Callable[..., Path], tmp_path: Path) -> None:
+    train_here(subject({"generate": 2, "label": PROMPT}))
+    folder = made_in(tmp_path)
+    named = {"path": str(folder), "generate": 3, "label": PROMPT}
+    assert len(class_images.with_class_images(load_config(subject(named)))[1]) == 1
+    with pytest.raises(ConfigError, match=r"holds 2 of 3 class images, .*\(prompt: 'a photo of a thing', now 'a dog'"):
+        class_images.with_class_images(load_config(subject({**named, "label": "a dog"})))
+
+
+def test_dreambooth_without_class_images(project: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="no source has role: class"):
+        load_config(project(method="dreambooth"))
