@@ -11,7 +11,9 @@ import typer
 from everydream import __version__
 from everydream.errors import ConfigError
 from everydream.told import told
+from everydream.tools.captioning.cli import caption_app
 from everydream.tools.models.cli import convert, merge, prune, sample
+from everydream.tools.prep.cli import prep
 from scrapers.cli import app as scrape_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -24,6 +26,8 @@ Overrides = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+app.command()(prep)
+app.add_typer(caption_app, name="caption")
 app.command()(convert)
 app.command()(prune)
 app.command()(merge)

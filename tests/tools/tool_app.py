@@ -1,0 +1,20 @@
+"""The tools' commands as their users type them, in this process."""
+
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from everydream.tools.captioning.cli import caption_app
+from everydream.tools.prep.cli import prep
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command("prep")(prep)
+app.add_typer(caption_app, name="caption")
+
+
+def run(*arguments: object, check: int = 0) -> Any:
+    """Run a command and return its result; messages for users are in `stderr`."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=check != 0)
+    assert result.exit_code == check, f"exit code {result.exit_code}\n{result.output}\n{result.exception!r}"
+    return result
