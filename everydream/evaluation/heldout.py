@@ -59,13 +59,19 @@ def measured_images(
         return None
     if settings.path is None:
         held_out = hold_out(index, data.sources, settings.images, seed)
-        fixed = _with_nothing_left_to_chance(index, held_out)
-    else:
-        held_out, own = np.zeros(0, np.int64), _own_folder(settings.path, data, captions, progress)
-        fixed = _with_nothing_left_to_chance(own, _first_by_rank(own, np.arange(len(own)), settings.images, seed))
-    found = Measured(fixed, Buckets(tuple(candidates(data.resolution, data.step, data.max_aspect))), held_out, [])
+        return replace(measured_records(index, held_out, data, seed, settings.timesteps), held_out=held_out)
+    own = _own_folder(settings.path, data, captions, progress)
+    chosen = _first_by_rank(own, np.arange(len(own)), settings.images, seed)
+    return measured_records(own, chosen, data, seed, settings.timesteps)
+
+
+def measured_records(index: Index, records: Ints, data: DataSettings, seed: int, timesteps: int) -> Measured:
+    """Return these records to measure, none of them held out of anything."""
+    fixed = _with_nothing_left_to_chance(index, records)
+    buckets = Buckets(tuple(candidates(data.resolution, data.step, data.max_aspect)))
+    found = Measured(fixed, buckets, np.zeros(0, np.int64), [])
     identities = [
-        derive(seed, "measured", fixed.key(i), str(fixed.digest_N[i]), *size, data.background, settings.timesteps)
+        derive(seed, "measured", fixed.key(i), str(fixed.digest_N[i]), *size, data.background, timesteps)
         for i, size in enumerate(found.sizes())
     ]
     return replace(found, identities=identities)
@@ -159,5 +165,6 @@ def _with_nothing_left_to_chance(index: Index, records: Ints) -> Index:
         keep_tags_N=np.zeros(num, np.int32),
         batch_id_N=np.zeros(num, np.int32),
         digest_N=index.digest_N[records],
+        groups={},
         warnings={},
     )

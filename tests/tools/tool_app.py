@@ -2,15 +2,9 @@
 
 from typing import Any
 
-import typer
 from typer.testing import CliRunner
 
-from everydream.tools.captioning.cli import caption_app
-from everydream.tools.prep.cli import prep
-
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command("prep")(prep)
-app.add_typer(caption_app, name="caption")
+from everydream.cli import app
 
 
 def run(*arguments: object, check: int = 0) -> Any:

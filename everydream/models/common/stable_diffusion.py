@@ -69,8 +69,8 @@ class Parts:
 SAMPLERS: dict[str, Callable[[Config], Any]] = {
     "ddim": lambda config: DDIMScheduler(**config, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
     "euler": lambda config: EulerDiscreteScheduler(**config, steps_offset=1, timestep_spacing="leading"),
-    "dpmpp_2m": lambda config: DPMSolverMultistepScheduler(**config, use_karras_sigmas=True),
-    "unipc": lambda config: UniPCMultistepScheduler(**config),
+    "dpmpp_2m": lambda config: DPMSolverMultistepScheduler(**config, steps_offset=1, timestep_spacing="leading"),
+    "unipc": lambda config: UniPCMultistepScheduler(**config, steps_offset=1, timestep_spacing="leading"),
 }
 """Ways from noise to a picture that draw no noise of their own, so that a picture is its seed's; see SampleSettings."""
 
