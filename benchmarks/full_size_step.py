@@ -1,6 +1,6 @@
 """One optimizer step of the true SD1.5 shape at 512 px, with random weights: time and peak memory.
 
-    python benchmarks/full_size_step.py --work /some/disk/with/20/GB [--precision fp32] [--keep]
+    python benchmarks/full_size_step.py --work /some/disk/with/20/GB [--precision fp32] [--keep] [method=lora ...]
 
 Writes a random model of SD1.5's configuration as a diffusers folder (860 M UNet, 123 M text encoder, 84 M VAE; fp16),
 two pictures, and runs `train.py` on them in a process of its own, whose peak memory the operating system reports.
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="settings over the run's")
     options = parser.parse_args()
     work: Path = options.work / "full-size-step"
     work.mkdir(parents=True, exist_ok=True)
@@ -76,18 +77,18 @@ def main() -> None:
         "project": "full-size",
         "runs_dir": str(work / "runs"),
         "model": {"path": str(work / "model")},
-        "data": {"sources": [{"path": str(work / "images")}], "workers": 0},
+        "data": {"sources": [{"path": str(work / "images"), "label": "a photo of <new>"}], "workers": 0},
         "train": {"max_steps": 1, "batch_size": 1, "precision": options.precision},
-        "checkpoints": {"formats": ["safetensors"]},
         "samples": {"every_steps": None},
         "trackers": [],
     }
     (work / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     started = time.monotonic()
-    subprocess.run([sys.executable, str(ROOT / "train.py"), "--config", str(work / "config.yaml")], check=True)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(work / "config.yaml"), *options.overrides]
+    subprocess.run(command, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     took = time.monotonic() - started
-    print(f"precision {options.precision}: whole process {took:.0f} s, peak memory {peak / 1e9:.1f} GB")
+    print(f"precision {options.precision} {' '.join(options.overrides)}: whole process {took:.0f} s, peak memory {peak / 1e9:.1f} GB")
     print(next((work / "runs").glob("*/metrics.jsonl")).read_text())
     if not options.keep:
         shutil.rmtree(work)

@@ -13,6 +13,7 @@ from everydream.data.buckets import kept_fraction
 from everydream.data.drawing import longest_reading
 from everydream.data.scan import source_warnings
 from everydream.evaluation.heldout import shared_with_training
+from everydream.methods.method import ParameterGroup
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
 from everydream.report_sources import describe_sources, source_facts
@@ -93,12 +94,10 @@ def describe_epochs(planned: Planned) -> list[str]:
 def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
     """Return the plan of a run, printed before it starts."""
     sizes = size_report(planned.config, trainee)
-    parts = ", ".join(
-        f"{g.part} ({sum(p.numel() for p in g.parameters):,} parameters, lr {g.lr:g})" for g in trainee.groups
-    )
     family = trainee.family
     rows = [
-        ("Model", [f"{family.name}, predicts {family.objective.prediction}; trains {parts}"]),
+        ("Model", [f"{family.name}, predicts {family.objective.prediction}"]),
+        ("Method", [f"{planned.config.method}; trains {', '.join(map(_describe_group, trainee.groups))}"]),
         ("Processes", [processes]),
         ("Sources", describe_sources(planned)),
         ("Buckets", describe_buckets(planned)),
@@ -116,6 +115,12 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
         )
     rows.append(("Note", describe_shared(planned)))
     return _table(rows)
+
+
+def _describe_group(group: ParameterGroup) -> str:
+    num = sum(parameter.numel() for parameter in group.parameters)
+    until = f", the first {group.epochs} epochs" if group.epochs is not None else ""
+    return f"{group.part} ({num:,} parameters, lr {group.lr:g}{until})"
 
 
 def describe_rejected(planned: Planned) -> list[str]:

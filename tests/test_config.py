@@ -12,7 +12,7 @@ from conftest import run_cli
 from pydantic import BaseModel
 
 from everydream import config as config_module
-from everydream.config import RunConfig, apply_override, load_config, parse_yaml, resolve_saved
+from everydream.config import RunConfig, apply_override, completed, load_config, parse_yaml, resolve_saved
 from everydream.errors import ConfigError
 from everydream.problems import settings_in
 from everydream.reference import reference
@@ -453,3 +453,72 @@ def test_the_reference_and_the_schema_know_every_key() -> None:
     assert schema == RunConfig.model_json_schema()
     assert set(schema["properties"]) == set(RunConfig.model_fields) and schema["additionalProperties"] is False
     assert run_cli("schema", "--markdown").stdout == text
+
+
+ONE = "model: {path: m}\ndata: {sources: [{path: images}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("method: lora\nhypernetwork: {lr: 1.0}", ["hypernetwork.lr: has no effect with method: lora."]),
+        (
+            "lora: {rank: 4, dropout: 0.1}",
+            ["lora.rank: has no effect", "lora.dropout: has no effect with method: full"],
+        ),
+        (
+            "method: textual_inversion\ntextual_inversion: {words: [{token: <x>, init: dog}]}\n"
+            "text_encoder: {lr: 1.0e-3, clip_skip: 1}",
+            ["text_encoder.lr: has no effect with method: textual_inversion"],
+        ),
+        ("method: textual_inversion", ["textual_inversion.words: empty; say what to learn"]),
+        ("method: dreambooth", ["data.sources: method: dreambooth preserves what the model knows of a class"]),
+        ("method: lora\ncheckpoints: {formats: [ckpt]}", ["checkpoints.formats: ckpt cannot be written"]),
+        (
+            "method: lora\nlora: {kind: loha}\ncheckpoints: {formats: [safetensors, diffusers]}",
+            ["checkpoints.formats: diffusers cannot be written with method: lora of kind loha; it writes safetensors."],
+        ),
+        ("method: lora\nunet: {train: false}\ntext_encoder: {train: false}", ["unet.train, text_encoder.train: both"]),
+        ("method: lroa", ["method: Input should be 'full', 'dreambooth', 'lora',"]),
+        ("hypernetwork: {layer_structure: [1, 2]}", ["hypernetwork: layer_structure is [1.0, 2.0]; it must begin"]),
+    ],
+)
+def test_nothing_that_is_set_is_without_effect(write: Write, lines: str, expected: list[str]) -> None:
+    found = problems(write(ONE + lines))
+    assert len(found) == len(expected)
+    for line, beginning in zip(found, expected, strict=True):
+        assert line.startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("lines", "rates", "formats"),
+    [
+        ("", (1e-6, 5e-7), ["safetensors"]),
+        ("method: lora", (1e-4, 5e-5), ["safetensors"]),
+        ("method: lora\nunet: {lr: 0.1}", (0.1, 5e-5), ["safetensors"]),
+        ("unet: {lr: 0.1}\noptimizer: {lr: 0.0}", (0.0, 0.0), ["safetensors"]),
+        ("method: hypernetwork", (None, None), ["pt"]),
+        ("checkpoints: {formats: []}", (1e-6, 5e-7), []),
+    ],
+)
+def test_what_depends_on_the_method_is_said_outright(
+    write: Write, lines: str, rates: object, formats: list[str]
+) -> None:
+    config = load_config(write(ONE + lines))
+    assert (config.unet.lr, config.text_encoder.lr) == rates
+    assert config.checkpoints.formats == formats
+    assert completed(config.plain()) == config.plain(), "saying it again changes nothing"
+
+
+def test_one_rate_for_words_and_hypernetworks(write: Write) -> None:
+    assert load_config(write(ONE + "method: hypernetwork\noptimizer: {lr: 0.5}")).hypernetwork.lr == 0.5
+    words = "method: textual_inversion\ntextual_inversion: {words: [{token: <x>, init: dog}], lr: 0.25}"
+    assert load_config(write(ONE + words)).textual_inversion.lr == 0.25
+
+
+def test_settings_of_before_there_were_methods(write: Write) -> None:
+    now = load_config(write(ONE)).plain()
+    before = {key: section for key, section in now.items() if key not in ("method", "lora", "class_images")}
+    before["unet"] = {"train": True, "lr": 1e-6}
+    before["data"] = {**now["data"], "sources": [{"path": now["data"]["sources"][0]["path"], "loss_scale": 1.0}]}
+    assert completed(before) == now

@@ -112,10 +112,8 @@ USUAL_RATES: dict[str, tuple[float, float]] = {
     "full": (1e-6, 5e-7),
     "dreambooth": (1e-6, 5e-7),
     "lora": (1e-4, 5e-5),
-    "textual_inversion": (0.0, 0.0),
-    "hypernetwork": (0.0, 0.0),
 }
-"""Learning rates of (UNet, text encoder) where a config gives none; 0 where the network itself does not train."""
+"""Learning rates of (UNet, text encoder) where a config gives none, for the methods that train these."""
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "full": ("safetensors", "ckpt", "diffusers"),

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from conftest import make_images, run_cli, train_here
+from parity.test_step_against_diffusers import make_batch
 from PIL import Image
 
 from everydream import class_images
 from everydream.config import load_config
 from everydream.errors import ConfigError, TrainingError
 from everydream.models.load import load
+from everydream.models.settings import ModelSettings
 from everydream.plan import plan_run
 from everydream.sampling.sampler import sample_images
+from everydream.step import LossSettings, training_step
 
 PROMPT = "a photo of a thing"
 
@@ -149,3 +153,27 @@ def test_a_folder_that_was_made_otherwise_is_not_mixed(subject: Callable[..., Pa
 def test_dreambooth_without_class_images(project: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="no source has role: class"):
         load_config(project(method="dreambooth"))
+
+
+def test_every_class_image_weighs_the_prior_weight(subject: Callable[..., Path], tmp_path: Path) -> None:
+    """Defect 4: elsewhere the weight has no effect; here it is each image's, and the plan shows it."""
+    own = make_images(tmp_path / "dogs", 3, seed=5)
+    config = subject({"path": str(own), "label": PROMPT})
+    weighed = load_config(config, ["class_images.prior_weight=0.25"])
+    index = plan_run(weighed).index
+    assert index.loss_scale_N.tolist() == [1.0] * 6 + [0.25] * 3
+    told = run_cli("inspect", "--config", config, "class_images.prior_weight=0.25").stdout
+    assert "loss_scale 0.25" in told
+    said = load_config(config, ["class_images.prior_weight=0.25", "data.sources.1.loss_scale=0.5"])
+    assert plan_run(said).index.loss_scale_N.tolist() == [1.0] * 6 + [0.5] * 3
+
+
+def test_prior_preservation_goes_with_loss_weights(model_folder: Path) -> None:
+    """Defect 10: elsewhere weights of one length meet a loss of another. Here each image brings its own of both."""
+    family = load(ModelSettings(path=str(model_folder)))
+    settings, scales = LossSettings(min_snr_gamma=0.1), [1.0, 1.0, 0.3, 0.3]
+    whole = training_step(make_batch([0, 1, 2, 3], scales), family, settings, 4)
+    parts = [training_step(make_batch([n], [scales[n]]), family, settings, 4) for n in range(4)]
+    torch.testing.assert_close(whole.loss, torch.stack([part.loss for part in parts]).sum())
+    plain = training_step(make_batch([0, 1, 2, 3], scales), family, LossSettings(), 4)
+    assert not torch.isclose(whole.loss, plain.loss)

@@ -55,6 +55,28 @@ def test_two_processes_give_the_loss_curve_of_one(
             torch.testing.assert_close(tensor, second.tensors[key], atol=2e-3, rtol=0)
 
 
+def test_two_processes_make_class_images_and_train_an_adapter(project: Callable[..., Path], tmp_path: Path) -> None:
+    made = {"role": "class", "label": "a photo of a thing", "generate": 5}
+    config = project(
+        method="lora",
+        lora={"rank": 2},
+        unet={"lr": 1e-3},
+        data={"sources": [{"path": str(tmp_path / "mine"), "label": "a photo of rex"}, made]},
+        train={"epochs": 1, "batch_size": 3},
+        class_images={"steps": 2, "batch_size": 2},
+    )
+    one = train_here(config)
+    one.parent.rename(tmp_path / "one")
+    launch_two(TORCHRUN, "--config", config)
+    (two,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "class_images")
+    for folder in ("one", "runs"):
+        assert len(list((tmp_path / folder / "class_images").glob("*/*.png"))) == 5
+    pictures = [sorted((tmp_path / folder / "class_images").glob("*/*.png")) for folder in ("one", "runs")]
+    assert [path.read_bytes() for path in pictures[0]] == [path.read_bytes() for path in pictures[1]]
+    ours, theirs = metrics_of(tmp_path / "one" / one.name), metrics_of(two)
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-4)
+
+
 def test_two_processes_with_samples_exports_workers_and_ema(project: Callable[..., Path], tmp_path: Path) -> None:
     """One process draws the samples while the other waits: no call of its may ask for both."""
     config = project(
