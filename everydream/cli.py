@@ -13,6 +13,7 @@ from everydream.errors import ConfigError
 from everydream.told import told
 from everydream.tools.captioning.cli import caption_app
 from everydream.tools.concept.cli import concept
+from everydream.tools.importing.cli import import_settings
 from everydream.tools.models.cli import convert, merge, prune, sample
 from everydream.tools.prep.cli import prep
 from scrapers.cli import app as scrape_app
@@ -28,6 +29,7 @@ Overrides = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(concept)
+app.command("import")(import_settings)
 app.command()(prep)
 app.add_typer(caption_app, name="caption")
 app.command()(convert)

@@ -92,28 +92,36 @@ def test_nothing_to_adapt(model_folder: Path) -> None:
         attach(fresh(model_folder), "lora", lora=LoraSettings(targets=["convolution"]), unet=UNetSettings(train=False))
 
 
-@pytest.mark.parametrize("targets", [["attention"], EVERYTHING])
-@pytest.mark.parametrize("format_name", ["safetensors", "diffusers"])
-def test_diffusers_draws_the_same_picture(model_folder: Path, tmp_path: Path, targets: Any, format_name: str) -> None:
-    family = fresh(model_folder)
+@pytest.mark.parametrize(
+    ("model", "targets", "format_name"),
+    [
+        ("model_folder", ["attention"], "safetensors"),
+        ("model_folder", EVERYTHING, "safetensors"),
+        ("model_folder", EVERYTHING, "diffusers"),
+        ("sd2_folder", EVERYTHING, "safetensors"),
+    ],
+)
+def test_diffusers_draws_the_same_picture(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, targets: Any, format_name: str
+) -> None:
+    folder = request.getfixturevalue(model)
+    family = fresh(folder)
     method = make_method("lora", lora=LoraSettings(rank=4, alpha=2.0, targets=targets))
     pretend_trained(method.attach(family, 0, []))
     (path,) = method.export(family, tmp_path / "adapter", format_name, torch.float32)
-    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+    padded = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    ids = pipeline.tokenizer(["a cat", "a dog on a chair"], **padded).input_ids
     with torch.no_grad():
-        without = pipeline.text_encoder(torch.tensor([[1, 2, 3]])).last_hidden_state
-        pipeline.load_lora_weights(
-            path.parent if path.is_file() else path, **({"weight_name": path.name} if path.is_file() else {})
-        )
-        assert not torch.allclose(without, pipeline.text_encoder(torch.tensor([[1, 2, 3]])).last_hidden_state)
-        ids = pipeline.tokenizer(
-            ["a cat", "a dog on a chair"], padding="max_length", max_length=77, return_tensors="pt"
-        ).input_ids
+        without = pipeline.text_encoder(ids).last_hidden_state
+        place = {"weight_name": path.name} if path.is_file() else {}
+        pipeline.load_lora_weights(path.parent if path.is_file() else path, **place)
+        tokens = pipeline.text_encoder(ids).last_hidden_state
         x = torch.randn(2, 4, 8, 8, generator=torch_generator(5))
-        theirs = pipeline.unet(x, torch.tensor([7, 700]), pipeline.text_encoder(ids).last_hidden_state).sample
+        theirs = pipeline.unet(x, torch.tensor([7, 700]), tokens).sample
     for module in family.modules().values():
         module.eval()
+    assert not torch.allclose(without, tokens), "the text encoder's part is loaded too"
     torch.testing.assert_close(latents(family), theirs, atol=1e-5, rtol=1e-5)
 
 
