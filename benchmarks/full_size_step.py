@@ -88,7 +88,8 @@ def main() -> None:
     subprocess.run(command, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     took = time.monotonic() - started
-    print(f"precision {options.precision} {' '.join(options.overrides)}: whole process {took:.0f} s, peak memory {peak / 1e9:.1f} GB")
+    what = " ".join([options.precision, *options.overrides])
+    print(f"precision {what}: whole process {took:.0f} s, peak memory {peak / 1e9:.1f} GB")
     print(next((work / "runs").glob("*/metrics.jsonl")).read_text())
     if not options.keep:
         shutil.rmtree(work)

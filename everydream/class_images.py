@@ -7,11 +7,12 @@ marker that says which. Picture i is that of seed + i, whatever was made before;
 the next takes their place.
 """
 
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everydream.config import RunConfig
-from everydream.data.pairing import unique_names
+from everydream.data.pairing import MARKER, unique_names
 from everydream.data.scan import scan
 from everydream.data.settings import SourceSettings
 from everydream.errors import ConfigError, TrainingError
@@ -31,8 +32,8 @@ from everydream.models.load import load
 from everydream.sampling.sampler import sample_images
 from everydream.training.launch import Launch
 
-MARKER = "class_images.json"
-_BLOCK_BYTES = 4096
+_READ_BYTES = 1 << 24
+_MODEL_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".json", ".txt")
 _FLAT = 8
 """A picture whose values all lie this close together shows nothing; NaN decodes to black."""
 _MAX_BLANK = 20
@@ -49,12 +50,19 @@ class ClassFolder:
 
     def made(self) -> list[int]:
         """Return the numbers of the pictures that are there."""
-        return sorted(int(path.stem) for path in self.path.glob("*.png") if path.stem.isdecimal())
+        return sorted(int(path.stem) for path in self.path.glob("*.png") if path.stem.isdecimal())[: self.wanted]
 
-    def blank(self) -> set[int]:
-        """Return the numbers that gave a blank picture."""
+    def marked(self) -> dict[str, Any]:
+        """Return what the marker says: the recipe, and the numbers that gave a blank picture; {} without one."""
         marker = self.path / MARKER
-        return set(json.loads(marker.read_text(encoding="utf-8"))["blank"]) if marker.is_file() else set()
+        if not marker.is_file():
+            return {}
+        try:
+            said = json.loads(marker.read_text(encoding="utf-8"))
+            return {**said, "blank": set(map(int, said["blank"])), "model": str(said["model"])}
+        except (ValueError, TypeError, KeyError) as error:
+            why = f"{marker} is damaged ({error!r}). Delete its folder to have all made anew."
+            raise ConfigError(why) from error
 
     def mark(self, blank: set[int]) -> None:
         """Write the marker."""
@@ -67,27 +75,26 @@ class ClassFolder:
 def with_class_images(config: RunConfig) -> tuple[RunConfig, list[ClassFolder]]:
     """Return the config with the folders of made class images among its sources, and these folders.
 
-    A source whose own images are too few is followed by one of made images that shares its draws. Raises
-    ConfigError where a folder of made images was made otherwise than the config says.
+    A source whose own images are too few is followed by one of made images that shares its draws. A folder that a
+    source names and that is not there, or was made by us, is where they are made. Raises ConfigError where it was
+    made otherwise than the config says.
     """
     sources, folders = [], []
-    names = unique_names(config.data.sources)
-    model = None
-    for source, name in zip(config.data.sources, names, strict=True):
+    model = functools.cache(lambda: fingerprint(find(config.model.path)))
+    for source, name in zip(config.data.sources, unique_names(config.data.sources), strict=True):
         if source.generate is None:
             sources.append(source)
             continue
-        own = _num_usable(config, source) if source.path is not None else 0
-        is_made = source.path is not None and (Path(source.path) / MARKER).is_file()
+        path = Path(source.path) if source.path is not None else None
+        if path is not None and (not path.exists() or (path / MARKER).is_file()):
+            sources.append(source.model_copy(update={"captions": "label"}))
+            folders.append(_named_folder(config, source, path, model))
+            continue
+        own = _num_usable(config, source) if path is not None else 0
         if own >= source.generate:
             sources.append(source)
             continue
-        model = model or fingerprint(find(config.model.path))
-        recipe = _recipe(config, source, model)
-        if is_made:
-            folders.append(_known_folder(Path(source.path or ""), recipe, source.generate))
-            sources.append(source)
-            continue
+        recipe = _recipe(config, source, model())
         folder = ClassFolder(_folder(config, recipe), recipe, source.generate - own)
         folders.append(folder)
         made = {"path": str(folder.path), "name": f"{name} (made)" if own else name, "captions": "label"}
@@ -131,31 +138,34 @@ def _folder(config: RunConfig, recipe: dict[str, Any]) -> Path:
     return base / f"{slug}-{digest.hexdigest()}"
 
 
-def _known_folder(path: Path, recipe: dict[str, Any], wanted: int) -> ClassFolder:
+def _named_folder(config: RunConfig, source: SourceSettings, path: Path, model: Callable[[], str]) -> ClassFolder:
     """Return a folder of ours that the config names itself. Raises ConfigError if it was made otherwise."""
-    marked = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    folder = ClassFolder(path, recipe, wanted)
+    folder = ClassFolder(path, {}, source.generate or 0)
+    marked = folder.marked()
+    is_whole = len(folder.made()) >= folder.wanted
+    # A run that goes on elsewhere needs no base model, nor do its class images if they are all there.
+    known = marked["model"] if is_whole and not Path(config.model.path).exists() else model()
+    recipe = _recipe(config, source, known)
     differing = [f"{key}: {marked.get(key)!r}, now {now!r}" for key, now in recipe.items() if marked.get(key) != now]
-    if differing:
+    if marked and differing:
         raise ConfigError(
-            f"{path} holds {len(folder.made())} of {wanted} class images, and the missing ones would be made otherwise "
-            f"than those ({'; '.join(differing)}). Leave the source's path out to have all made anew."
+            f"{path} holds class images that were made otherwise than they would be now ({'; '.join(differing)}). "
+            "Give the source another path, or none, to have them made anew."
         )
-    return folder
+    return replace(folder, recipe=recipe)
 
 
 def fingerprint(model: Path) -> str:
-    """Return what tells a model from others: of each of its files the name, the size and three blocks."""
+    """Return what tells a model from others: a hash of all its weights and settings, a few seconds at full size."""
     digest = hashlib.blake2b(digest_size=8)
-    files = [model] if model.is_file() else sorted(path for path in model.rglob("*") if path.is_file())
-    for path in files:
-        size = path.stat().st_size
+    inside = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix in _MODEL_FILES)
+    for path in [model] if model.is_file() else inside:
         # Without the name of the model itself, which may be renamed.
-        digest.update(f"{path.relative_to(model) if path != model else ''} {size} ".encode())
+        name = path.relative_to(model).as_posix() if path != model else ""
+        digest.update(f"{name} {path.stat().st_size} ".encode())
         with path.open("rb") as file:
-            for start in (0, size // 2, max(0, size - _BLOCK_BYTES)):
-                file.seek(start)
-                digest.update(file.read(_BLOCK_BYTES))
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -179,7 +189,7 @@ def make_missing(
 
 def _fill(config: RunConfig, folder: ClassFolder, family: Family, launch: Launch, shown: Callable[[], None]) -> None:
     size = config.class_images.batch_size
-    blank = folder.blank()
+    blank = folder.marked().get("blank", set())
     launch.wait()
     while True:
         made = set(folder.made())

@@ -206,7 +206,14 @@ def _method_checks(config: RunConfig) -> list[str]:
         for key in _changed_keys(name, getattr(config, name))
         if key != "text_encoder.clip_skip"
     ]
-    if method == "dreambooth" and not any(source.role == "class" for source in config.data.sources):
+    problems += _part_checks(config) if trains_networks else []
+    has_class = any(source.role == "class" for source in config.data.sources)
+    if not has_class:
+        problems += [
+            f"{key}: has no effect, since no source has role: class."
+            for key in _changed_keys("class_images", config.class_images)
+        ]
+    if method == "dreambooth" and not has_class:
         problems.append(
             "data.sources: method: dreambooth preserves what the model knows of a class, and no source has role: "
             "class. Add one, with its images or with `generate: 200` and a label, or use method: full."
@@ -220,6 +227,28 @@ def _method_checks(config: RunConfig) -> list[str]:
                 f"checkpoints.formats: {name} cannot be written with method: {method}{kind}; it writes "
                 f"{', '.join(other for other in FORMATS[method] if other != name)}."
             )
+    return problems
+
+
+def _part_checks(config: RunConfig) -> list[str]:
+    """Return what the parts' own settings have against each other, for the methods that train networks."""
+    parts: dict[str, UNetSettings | TextEncoderSettings] = {"unet": config.unet, "text_encoder": config.text_encoder}
+    problems = [
+        f"{key}: has no effect with {name}.train: false."
+        for name, part in parts.items()
+        if not part.train
+        for key in _changed_keys(name, part)
+        if key.rpartition(".")[2] not in ("train", "lr", "clip_skip")
+    ]
+    if config.method == "lora" and not config.text_encoder.train_embeddings:
+        problems.append("text_encoder.train_embeddings: has no effect with method: lora, which adapts no embeddings.")
+    stops = [part.epochs for part in parts.values() if part.train]
+    last = max((stop for stop in stops if stop is not None), default=0)
+    if stops and None not in stops and last < config.train.epochs:
+        problems.append(
+            f"unet.epochs, text_encoder.epochs: nothing would train after epoch {last} of {config.train.epochs}; set "
+            f"train.epochs to {last}, or let one part go on."
+        )
     return problems
 
 
@@ -287,7 +316,11 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
 
 def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
     """Return a line for each path that is not there."""
-    named = [(f"data.sources.{n}.path", source.path) for n, source in enumerate(config.data.sources)]
+    named = [
+        (f"data.sources.{n}.path", source.path)
+        for n, source in enumerate(config.data.sources)
+        if source.generate is None  # what is missing of class images is made
+    ]
     named.append(("preservation.path", config.preservation.path or ""))
     if to_train:
         named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]

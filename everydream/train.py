@@ -49,6 +49,9 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     progress = checkpoint.progress if checkpoint is not None else Progress()
 
     config, folders = with_class_images(config)
+    if checkpoint is not None:
+        # Before anything is made that other settings would not want: the settings alone, as if no image had changed.
+        state.require_same(checkpoint, state.Facts(config.plain(), checkpoint.facts.images), allow_changes)
     for line in describe_missing(folders):
         display.say(f"{line}; the model makes them now.")
     with display.counting("Making class images") as counter:
@@ -139,7 +142,11 @@ def prepare(
     method = METHODS[config.method](config)
     groups = method.attach(family, config.seed, planned.index.captions)
     if checkpoint is not None:
+        num_added = len(checkpoint.added)
+        checkpoint = state.without_misfits(checkpoint, family, groups)
         state.load_added(groups, checkpoint.added)
+        if lost := num_added - len(checkpoint.added):
+            changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
     if config.train.gradient_checkpointing:
         family.enable_gradient_checkpointing()
     trainee = Trainee(

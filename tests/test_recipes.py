@@ -55,7 +55,8 @@ def made_small(raw: dict[str, Any], somewhere: Path) -> dict[str, Any]:
     raw["runs_dir"] = str(somewhere / "runs")
     raw["data"] |= {"resolution": 64, "bucket_step": 16, "workers": 0}
     raw["train"] |= {"precision": "fp32", "batch_size": 2, "max_steps": 2}
-    raw["class_images"] = {**raw.get("class_images", {}), "steps": 1, "batch_size": 2}
+    if any(source.get("role") == "class" for source in raw["data"]["sources"]):
+        raw["class_images"] = {**raw.get("class_images", {}), "steps": 1, "batch_size": 2}
     raw["samples"] |= {"steps": 1, "batch_size": 2}
     raw["trackers"] = []
     if "train_last_layers" in raw.get("text_encoder", {}):

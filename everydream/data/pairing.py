@@ -12,6 +12,9 @@ from pathlib import Path
 
 from everydream.data.settings import SourceSettings
 
+MARKER = "class_images.json"
+"""Lies in folders of class images that were made by us."""
+
 
 def unique_names(sources: Sequence[SourceSettings]) -> list[str]:
     """Name each source: as asked, else by the last part of its path; a later twin gets " (2)" and so on."""

@@ -15,6 +15,7 @@ from everydream.data.folders import FolderSettings, Resolved, resolve
 from everydream.data.joepenna import joepenna_caption
 from everydream.data.kohya import kohya_caption
 from everydream.data.manifests import SUFFIXES, Row, read_manifest
+from everydream.data.pairing import MARKER
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.shards import SUFFIX as SHARD
 from everydream.data.shards import list_shard, shard_of
@@ -93,8 +94,11 @@ def list_source(
     `BadText` if the source is a manifest that cannot be read as a whole.
     """
     lister = _Lister(number, source, captions, flip_p)
-    found = lister.manifest() if source.caption_rule == "manifest" else lister.folders()
-    return sorted(found, key=lambda item: item.path)
+    listed = lister.manifest() if source.caption_rule == "manifest" else lister.folders()
+    found = sorted(listed, key=lambda item: item.path)
+    # Of made class images only as many as are asked for: another run may have wanted more in the same folder.
+    is_made = source.generate is not None and (source_root(source) / MARKER).is_file()
+    return found[: source.generate] if is_made else found
 
 
 def walk(root: Path) -> Iterator[Folder]:

@@ -82,19 +82,24 @@ def hold_out(index: Index, sources: Sequence[SourceSettings], wanted: int, seed:
     most = most_held_out(index, sources)
     # Never more than a source's half: divisor methods give each its whole weight at the sum of weights, and less below.
     shares = apportion(most, min(wanted, sum(most)))
-    chosen = [
-        _first_by_rank(index, np.flatnonzero(index.source_N == number), share, seed)
-        for number, share in enumerate(shares)
-    ]
+    chosen = [_first_by_rank(index, _without_kin(index, number), share, seed) for number, share in enumerate(shares)]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def most_held_out(index: Index, sources: Sequence[SourceSettings]) -> list[int]:
     """Return how many images of each source may be held out."""
     return [
-        int((index.source_N == number).sum()) // 2 if source.role == "ground_truth" else 0
+        min(int((index.source_N == number).sum()) // 2, len(_without_kin(index, number)))
+        if source.role == "ground_truth"
+        else 0
         for number, source in enumerate(sources)
     ]
+
+
+def _without_kin(index: Index, number: int) -> Ints:
+    """Return a source's records that are in no group: of a crop that is held out, others of the photo would train."""
+    records = np.flatnonzero(index.source_N == number)
+    return np.array([record for record in records.tolist() if record not in index.groups], np.int64)
 
 
 def require_enough(index: Index, sources: Sequence[SourceSettings], settings: PreservationSettings) -> None:

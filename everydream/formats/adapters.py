@@ -8,8 +8,9 @@ LoRA: Hu et al. 2021, arXiv 2106.09685; LoHa: Nam et al. 2022, arXiv 2108.06098;
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,15 @@ Adapter = dict[str, StateDict]
 # diffusers' names of the two matrices, from its first attention processors to peft.
 _DOWN = ("lora_A.weight", "lora.down.weight", "lora_linear_layer.down.weight", "lora_down.weight")
 _UP = ("lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight", "lora_up.weight")
-_PROCESSOR = re.compile(r"\.processor\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$")
+_PROCESSOR = re.compile(r"(?:\.processor)?\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$")
+_UNET_ENDS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+_TEXT_ENDS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+LEAVES = {
+    "alpha", "lora_down.weight", "lora_up.weight", "lora_mid.weight",
+    *(f"hada_{leaf}" for leaf in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
+    *(f"lokr_{leaf}" for leaf in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
+}  # fmt: skip
+"""All that `delta` knows."""
 
 
 def to_kohya(adapter: Adapter, names: Mapping[str, str]) -> StateDict:
@@ -45,31 +54,43 @@ def to_diffusers(adapter: Adapter) -> StateDict:
 
 
 def from_file(tensors: StateDict, metadata: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Adapter, list[str]]:
-    """Return (adapter, keys that belong to no module of the model); `names`: our module -> kohya's."""
+    """Return (adapter, keys that belong to no module of the model, or are of no kind that is known).
+
+    `names`: our module -> kohya's.
+    """
     ours = {theirs: module for module, theirs in names.items()}
-    alphas = _alphas(metadata)
     adapter: Adapter = {}
-    unknown = []
+    unknown, by_diffusers = [], set()
     for key, tensor in tensors.items():
-        name, leaf = key.split(".", 1) if key.startswith("lora_") and "." in key else _split_diffusers(key)
-        module = ours.get(name, name)
-        if module not in names or not leaf:
+        is_kohya = key.startswith("lora_") and "." in key
+        name, leaf = key.split(".", 1) if is_kohya else _split_diffusers(key)
+        module = ours.get(name) if is_kohya else next((m for m in _spelled_out(name) if m in names), None)
+        if module is None or leaf not in LEAVES:
             unknown.append(key)
             continue
-        leaves = adapter.setdefault(module, {})
-        leaves[leaf] = tensor
-        part = module.split(".", 1)[0]
-        if part in alphas and not key.startswith("lora_"):
-            leaves["alpha"] = torch.tensor(alphas[part])
+        adapter.setdefault(module, {})[leaf] = tensor
+        if not is_kohya:
+            by_diffusers.add(module)
+    described = _described(metadata)
+    for module in by_diffusers:
+        alpha = _described_alpha(described, module, rank_of(adapter[module]))
+        if alpha is not None:
+            adapter[module].setdefault("alpha", torch.tensor(alpha))
     return adapter, unknown
 
 
+def _spelled_out(name: str) -> Iterator[str]:
+    """Yield what a name in diffusers' or peft's spelling may mean; some files leave the part out."""
+    name = name.removeprefix("base_model.model.").replace("text_model.", "", 1)
+    yield name
+    yield from (f"{part}.{name}" for part in ("unet", "text_encoder"))
+
+
 def _split_diffusers(key: str) -> tuple[str, str]:
-    """Return (our module, leaf) of a key in one of diffusers' spellings; ("", "") if it is in none."""
-    key = key.replace("text_encoder.text_model.", "text_encoder.", 1)
+    """Return (module, leaf) of a key in one of diffusers' spellings; ("", "") if it is in none."""
     if found := _PROCESSOR.search(key):
-        target = "to_out.0" if found[1] == "to_out" else found[1]
-        return f"{key[: found.start()]}.{target}", f"lora_{found[2]}.weight"
+        ends = _TEXT_ENDS if ".self_attn." in key else _UNET_ENDS
+        return f"{key[: found.start()]}.{ends[found[1]]}", f"lora_{found[2]}.weight"
     for leaf, endings in (("lora_down.weight", _DOWN), ("lora_up.weight", _UP)):
         for ending in endings:
             if key.endswith("." + ending):
@@ -77,14 +98,24 @@ def _split_diffusers(key: str) -> tuple[str, str]:
     return (key.removesuffix(".alpha"), "alpha") if key.endswith(".alpha") else ("", "")
 
 
-def _alphas(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Return alpha by part from the metadata that diffusers writes since 0.34."""
+def _described(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what diffusers' writer says of an adapter since 0.34, {} for other files."""
     try:
         described = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except (TypeError, ValueError):
         return {}
-    endings = {key: value for key, value in described.items() if key.endswith(".lora_alpha")}
-    return {key.removesuffix(".lora_alpha"): float(value) for key, value in endings.items()}
+    return described if isinstance(described, dict) else {}
+
+
+def _described_alpha(described: Mapping[str, Any], module: str, rank: int | None) -> float | None:
+    """Return a module's alpha by that description; rank-stabilised LoRA divides by the root of the rank."""
+    part, _, name = module.partition(".")
+    patterns = described.get(f"{part}.alpha_pattern") or {}
+    fitting = [value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", name)]
+    alpha = next(iter(fitting), described.get(f"{part}.lora_alpha"))
+    if not isinstance(alpha, int | float) or rank is None:
+        return None
+    return float(alpha) * (math.sqrt(rank) if described.get(f"{part}.use_rslora") else 1.0)
 
 
 def rank_of(leaves: StateDict) -> int | None:
@@ -98,11 +129,18 @@ def _scale(leaves: StateDict) -> float:
     return float(leaves["alpha"]) / rank if rank is not None and "alpha" in leaves else 1.0
 
 
-def delta(leaves: StateDict) -> torch.Tensor:
-    """Return the change of weight, float32, with the shape of the products: flat where those of convolutions are.
+def delta(leaves: StateDict, shape: Sequence[int]) -> torch.Tensor:
+    """Return the change of a weight of this shape, float32. Raises ValueError for matrices that do not give one."""
+    try:
+        product = _delta(leaves)
+        if product.flatten(1).shape != torch.empty(tuple(shape), device="meta").flatten(1).shape:
+            raise ValueError(f"they give a change of {tuple(product.shape)}")
+        return product.reshape(tuple(shape))
+    except (KeyError, IndexError, RuntimeError, ZeroDivisionError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
-    Raises KeyError for leaves that are no adapter or lack a matrix, RuntimeError for shapes that do not fit together.
-    """
+
+def _delta(leaves: StateDict) -> torch.Tensor:
     t = {leaf: tensor.float() for leaf, tensor in leaves.items()}
     if "lora_mid.weight" in t:
         up, down = t["lora_up.weight"].flatten(1), t["lora_down.weight"].flatten(1)

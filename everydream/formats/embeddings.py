@@ -26,8 +26,12 @@ def read_embedding(path: Path) -> StateDict:
         raise FormatError(f"There is no embedding file at {path.absolute()}.")
     contents: Any = read_file(path).tensors if is_safetensors(path) else load_pickle(path)[0]
     found = _words(contents, path.stem) if isinstance(contents, Mapping) else {}
-    vectors = {word: t.detach().float().reshape(-1, t.shape[-1]) for word, t in found.items() if t.dim() in (1, 2)}
-    if not vectors:
+    vectors = {
+        word: t.detach().float().reshape(-1, t.shape[-1])
+        for word, t in found.items()
+        if t.dim() in (1, 2) and t.numel()
+    }
+    if not vectors or len(vectors) < len(found):
         held = ", ".join(map(str, list(contents)[:4])) if isinstance(contents, Mapping) else type(contents).__name__
         raise FormatError(
             f"{path} is no textual-inversion embedding: it holds {held or 'nothing'}. Give a file with one tensor per "
@@ -42,8 +46,11 @@ def _words(contents: Mapping[Any, Any], name: str) -> StateDict:
     if isinstance(inner := contents.get("string_to_param"), Mapping):
         said = contents.get("name")
         word = said if isinstance(said, str) and said.strip() else name
-        vectors = [t for t in inner.values() if isinstance(t, torch.Tensor)]
-        return {word: torch.cat([t.reshape(-1, t.shape[-1]) for t in vectors])} if vectors else {}
+        vectors = [
+            t.reshape(-1, t.shape[-1]) for t in inner.values() if isinstance(t, torch.Tensor) and t.dim() in (1, 2)
+        ]
+        alike = len({t.shape[-1] for t in vectors}) == 1
+        return {word: torch.cat(vectors)} if alike else {}
     if isinstance(tensor := contents.get("emb_params"), torch.Tensor):
         return {name: tensor}
     return {word: t for word, t in contents.items() if isinstance(word, str) and isinstance(t, torch.Tensor)}

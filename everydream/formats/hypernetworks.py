@@ -43,18 +43,30 @@ def read_hypernetwork(path: Path) -> HypernetworkFile:
             f"{path} is no hypernetwork: it should hold, for each width of attention (320, 640, 768, 1280), a pair of "
             "networks. Give one that AUTOMATIC1111 or this trainer wrote."
         )
+    try:
+        return _file(contents, pairs)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{path}: how its networks are built cannot be read: {error}.") from error
+
+
+def _file(contents: Mapping[Any, Any], pairs: Mapping[int, tuple[StateDict, StateDict]]) -> HypernetworkFile:
     structure = tuple(map(float, contents.get("layer_structure") or (1, 2, 1)))
     dropout = contents.get("dropout_structure")
     if dropout is None and contents.get("use_dropout"):
         # Before the shares could be chosen it was 30 % between the layers, and after the last only where said so.
         last = 0.3 if contents.get("last_layer_dropout") else 0.0
         dropout = (0.0, *[0.3] * (len(structure) - 3), last, 0.0)
+    shares = tuple(map(float, dropout)) if dropout is not None else None
+    if shares is not None and (len(shares) != len(structure) or not all(0 <= share < 1 for share in shares)):
+        raise ValueError(f"a dropout of {shares} beside a layer structure of {structure}")
+    if len(structure) < 2 or not all(size > 0 for size in structure):
+        raise ValueError(f"a layer structure of {structure}")
     return HypernetworkFile(
         layer_structure=structure,
         activation=str(contents.get("activation_func") or "linear").lower(),
         activate_output=bool(contents.get("activate_output", True)),
         layer_norm=bool(contents.get("is_layer_norm")),
-        dropout=tuple(map(float, dropout)) if dropout is not None else None,
+        dropout=shares,
         weights=pairs,
     )
 

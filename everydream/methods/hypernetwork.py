@@ -19,17 +19,14 @@ from everydream.methods.method import MethodSettings, ParameterGroup, freeze, gr
 from everydream.models.family import Family
 from everydream.seeding import derive
 
-_NEED_ARGUMENTS = ("Threshold", "MultiheadAttention")
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "linear": nn.Identity,
-    "swish": nn.Hardswish,
-    **{
-        name.lower(): getattr(nn.modules.activation, name)
-        for name in nn.modules.activation.__all__
-        if name not in _NEED_ARGUMENTS
-    },
-}
-"""By the names that files give them; swish is not what PyTorch calls SiLU."""
+    "linear": nn.Identity, "swish": nn.Hardswish, "relu": nn.ReLU, "relu6": nn.ReLU6, "leakyrelu": nn.LeakyReLU,
+    "rrelu": nn.RReLU, "elu": nn.ELU, "celu": nn.CELU, "selu": nn.SELU, "gelu": nn.GELU, "silu": nn.SiLU,
+    "mish": nn.Mish, "hardswish": nn.Hardswish, "sigmoid": nn.Sigmoid, "hardsigmoid": nn.Hardsigmoid,
+    "logsigmoid": nn.LogSigmoid, "tanh": nn.Tanh, "hardtanh": nn.Hardtanh, "tanhshrink": nn.Tanhshrink,
+    "softsign": nn.Softsign, "softplus": nn.Softplus, "softshrink": nn.Softshrink, "hardshrink": nn.Hardshrink,
+}  # fmt: skip
+"""Element by element, by the names that files give them; swish is not what PyTorch calls SiLU."""
 _INIT: dict[str, Callable[[torch.Tensor, str], Any]] = {
     "normal": lambda weight, _: nn.init.normal_(weight, std=0.01),
     "xavier_uniform": lambda weight, _: nn.init.xavier_uniform_(weight),

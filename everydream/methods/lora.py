@@ -71,7 +71,10 @@ class Lora:
                 write_safetensors(folder / _DIFFUSERS_NAME, tensors)
             return [stem]
         path = stem.with_name(stem.name + ".safetensors")
-        write_safetensors(path, cast_floating(self.exported(family), dtype), self._metadata(family))
+        exported = self.exported(family)
+        # A rank above 256 has no exact bf16.
+        alphas = {key: tensor for key, tensor in exported.items() if key.endswith(".alpha")}
+        write_safetensors(path, {**cast_floating(exported, dtype), **alphas}, self._metadata(family))
         return [path]
 
     def _metadata(self, family: Family) -> dict[str, str]:

@@ -24,9 +24,9 @@ def merge_adapter(family: Family, path: Path, strength: float = 1.0) -> int:
     layers = family.adapter_weights()
     names = {module: theirs for module, (theirs, _) in layers.items()}
     adapter, unknown = adapters.from_file(file.tensors, file.metadata, names)
+    odd = [key for key in file.tensors if "dora_scale" in key or "magnitude" in key]
     if not adapter:
         raise FormatError(_none_fits(path, unknown, family.name))
-    odd = [key for key in file.tensors if "dora_scale" in key or "magnitude" in key]
     if odd:
         raise FormatError(f"{path} is a DoRA (it holds {odd[0]}), which cannot be merged so far; LoRA, LoHa, LoKr can.")
     if unknown:
@@ -35,8 +35,8 @@ def merge_adapter(family: Family, path: Path, strength: float = 1.0) -> int:
     for module, leaves in adapter.items():
         shape = layers[module][1].shape
         try:
-            changes[module] = adapters.delta(leaves).reshape(shape)
-        except (KeyError, RuntimeError) as error:
+            changes[module] = adapters.delta(leaves, shape)
+        except ValueError as error:
             raise FormatError(
                 f"{path} is for another architecture: {names[module]} does not fit a weight of {tuple(shape)} in this "
                 f"{family.name} model ({error}). Take the base model that it was trained on."
@@ -56,6 +56,7 @@ def _none_fits(path: Path, keys: Sequence[str], family: str) -> str:
 
 def _some_do_not_fit(path: Path, unknown: Sequence[str], num: int, family: str) -> str:
     return (
-        f"{path} is for another architecture: {len(unknown)} of its {num} tensors belong to no layer of this {family} "
-        f"model, {', '.join(unknown[:_SHOWN])} among them. Take the base model that it was trained on."
+        f"{path} is for another architecture, or of another kind than LoRA, LoHa and LoKr: {len(unknown)} of its {num} "
+        f"tensors are nothing that a layer of this {family} model can take, {', '.join(unknown[:_SHOWN])} among them. "
+        "Take the base model that it was trained on."
     )

@@ -78,6 +78,22 @@ class TextualInversionSettings(Settings):
     limit_norm: bool = True
     """Keep the vectors no longer than the longest of the model's own, so that they leave other words a say."""
 
+    @model_validator(mode="after")
+    def _each_once(self) -> "TextualInversionSettings":
+        # The model reads no case, and each word is exported as a file of its own.
+        alike = "the model reads them alike"
+        for same, what in ((str.casefold, alike), (_file_key, "their files would have one name")):
+            seen: dict[str, WordSettings] = {}
+            for word in self.words:
+                first = seen.setdefault(same(word.token), word)
+                if first is not word:
+                    raise ValueError(f"words: {first.token!r} and {word.token!r} cannot both be learned; {what}")
+        return self
+
+
+def _file_key(token: str) -> str:
+    return file_name_of(token).casefold()
+
 
 class HypernetworkSettings(Settings):
     """Small networks before the keys and values of attention (AUTOMATIC1111's kind), for method: hypernetwork."""
@@ -105,6 +121,8 @@ class HypernetworkSettings(Settings):
             raise ValueError(f"layer_structure is {self.layer_structure}; it must begin and end with 1")
         if self.dropout is not None and len(self.dropout) != len(self.layer_structure):
             raise ValueError(f"dropout has {len(self.dropout)} entries, layer_structure {len(self.layer_structure)}")
+        if self.dropout is not None and self.dropout[0]:
+            raise ValueError(f"dropout begins with {self.dropout[0]:g}; the input is no layer, so it must be 0")
         return self
 
 

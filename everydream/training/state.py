@@ -13,7 +13,7 @@ path of the run and no RNG state, so a resumed run writes the same bytes as the 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,18 @@ def added_tensors(family: Family, groups: Sequence[ParameterGroup]) -> StateDict
     added = {f"{part}.{name}" for part, network in family.modules().items() for name in added_names(network)}
     named = [pair for group in groups for pair in zip(group.names, group.parameters, strict=True)]
     return {name: parameter.detach() for name, parameter in named if name in added}
+
+
+def without_misfits(checkpoint: Checkpoint, family: Family, groups: Sequence[ParameterGroup]) -> Checkpoint:
+    """Return the checkpoint without what was added and fits nothing that is added now, its state included."""
+    now = added_tensors(family, groups)
+    unfit = {name for name, t in checkpoint.added.items() if name not in now or now[name].shape != t.shape}
+
+    def fitting(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in tensors.items() if name not in unfit}
+
+    added, optimizer, ema = map(fitting, (checkpoint.added, checkpoint.optimizer, checkpoint.ema))
+    return replace(checkpoint, added=added, optimizer=optimizer, ema=ema)
 
 
 def load_added(groups: Sequence[ParameterGroup], saved: StateDict) -> None:

@@ -72,6 +72,12 @@ def test_what_is_held_out_is_never_drawn_and_the_shares_stay_exact(
         assert not len(rest) or rest.max() - rest.min() <= 1, "the rest is drawn in turn"
 
 
+def test_crops_of_one_photo_are_not_held_out_from_one_another() -> None:
+    index = replace(make_index([3, 10]), groups={record: "photo" for record in range(3, 11)})
+    assert most_held_out(index, roles(1)) == [0, 2], "two stand alone"
+    assert hold_out(index, roles(1), 5, 0).tolist() == [11, 12]
+
+
 def test_the_choice_is_by_key_and_seed_and_not_by_order() -> None:
     index, sources = make_index([4, 30]), roles(1)
     chosen = {index.key(int(record)) for record in hold_out(index, sources, 8, 1)}

@@ -19,7 +19,7 @@ from everydream.tools.concept.project import new_words
 
 QUICK = (
     "data.bucket_step=16", "data.workers=0", "train.epochs=2", "data.sources.0.repeats=2", "train.precision=fp32",
-    "samples.every_steps=null", "trackers=[]", "class_images.steps=2",
+    "samples.every_steps=null", "trackers=[]",
 )  # fmt: skip
 
 
@@ -29,10 +29,11 @@ def teach(tmp_path: Path, model_folder: Path) -> Callable[..., Any]:
     make_images(tmp_path / "photos", 3, seed=1)
 
     def run_it(*options: object, check: int = 0) -> Any:
+        quick = QUICK if "class" in options else (*QUICK, "class_images.steps=2")
         return run(
             "concept", "--concept-label", "photo of billhamilton man", "--concept-images-dir", tmp_path / "photos",
             "--class-label", "photo of a man", "--class-images", 4, "--model", model_folder, "--resolution", 64,
-            "--out", tmp_path / "bill", *options, *QUICK, check=check,
+            "--out", tmp_path / "bill", *options, *quick, check=check,
         )  # fmt: skip
 
     return run_it
@@ -105,9 +106,29 @@ def test_as_a_word(teach: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_class_images_are_made_where_asked(teach: Callable[..., Any], tmp_path: Path) -> None:
     teach("--class-images-dir", tmp_path / "made", "--skip", "pick")
-    assert len(list((tmp_path / "made").glob("*/*.png"))) == 4
+    assert len(list((tmp_path / "made").glob("*.png"))) == 4
     assert not (tmp_path / "bill" / "bill.safetensors").exists()
-    assert "<- kept" in teach("--class-images-dir", tmp_path / "made", "--skip", "train", "--skip", "prune").stdout
+    assert "<- kept" in teach("--class-images-dir", tmp_path / "made", "--skip", "prune").stdout
+
+
+def test_labels_that_are_no_file_names(teach: Callable[..., Any], tmp_path: Path) -> None:
+    odd = ("--concept-label", "photo of ../../esc man", "--method", "textual_inversion", "--skip", "class")
+    teach(*odd)
+    assert (tmp_path / "bill" / "....esc.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bill", "photos"]
+
+
+def test_an_adapter_as_a_folder(teach: Callable[..., Any], tmp_path: Path) -> None:
+    told = teach("--method", "lora", "checkpoints.formats=[diffusers]").stdout
+    assert (tmp_path / "bill" / "model" / "pytorch_lora_weights.safetensors").exists() and "--lora" in told
+
+
+def test_photos_and_not_what_was_prepared_once(teach: Callable[..., Any], tmp_path: Path) -> None:
+    make_images(tmp_path / "bill" / "images", 1)
+    teach("--skip", "pick")
+    raw = yaml.safe_load((tmp_path / "bill" / "project.yaml").read_text(encoding="utf-8"))
+    assert raw["data"]["sources"][0]["path"] == str(tmp_path / "photos")
+    assert "no prepared images" in teach("--person", "--skip", "prepare", "--out", tmp_path / "x", check=2).stderr
 
 
 def test_slips(teach: Callable[..., Any], tmp_path: Path) -> None:

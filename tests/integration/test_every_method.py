@@ -63,6 +63,29 @@ def test_killed_and_resumed_to_the_bit(teach: Callable[..., Path], monkeypatch: 
         assert (resumed / "checkpoints" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "lost"),
+    [
+        ("words", {"textual_inversion": {"words": [{"token": "<thing>", "vectors": 3, "init": "dog"}]}}, "1 of 1"),
+        ("lora", {"lora": {"rank": 4}}, "trained tensors fit nothing"),
+        ("lora", {"method": "full", "lora": {"rank": 16, "dropout": 0.0}}, "trained tensors fit nothing"),
+    ],
+)
+def test_changed_on_purpose(
+    teach: Callable[..., Path], capsys: pytest.CaptureFixture[str], first: str, then: dict[str, Any], lost: str
+) -> None:
+    """What fits nothing any more starts afresh, and the user is told."""
+    run = train_here(teach(**METHODS[first], train={"max_steps": 2}))
+    settings = {name: {**METHODS[first].get(name, {}), **value} if isinstance(value, dict) else value
+                for name, value in {**METHODS[first], **then}.items()}  # fmt: skip
+    changed = train_here(
+        teach(**settings, train={"max_steps": 4}), resume=run / "checkpoints" / "last.ckpt", allow_changes=True
+    )
+    assert lost in capsys.readouterr().err
+    assert [line["step"] for line in metrics_of(changed)] == [1, 2, 3, 4]
+    assert all("skipped" not in line for line in metrics_of(changed))
+
+
 def test_a_part_stops_after_its_epochs(teach: Callable[..., Path]) -> None:
     run = train_here(teach(**METHODS["parts"]), "checkpoints.every_epochs=1", "checkpoints.dtype=fp32")
     first, last = sorted((run / "checkpoints").glob("trial-e000*.safetensors"))

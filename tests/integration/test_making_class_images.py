@@ -1,6 +1,7 @@
 """Class images that are missing are made by the chosen model, kept, found again, and never among the user's own."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import make_images, run_cli, train_here
+from conftest import make_images, metrics_of, run_cli, train_here
 from parity.test_step_against_diffusers import make_batch
 from PIL import Image
 
 from everydream import class_images
-from everydream.config import load_config
-from everydream.errors import ConfigError, TrainingError
+from everydream.config import load_config, resolve_saved
+from everydream.errors import ConfigError, ResumeError, TrainingError
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.plan import plan_run
 from everydream.sampling.sampler import sample_images
 from everydream.step import LossSettings, training_step
+from everydream.train import train
+from everydream.training.state import peek_config
 
 PROMPT = "a photo of a thing"
 
@@ -82,7 +85,18 @@ def test_made_by_the_chosen_model_kept_and_found_again(
 
 def test_another_model_has_a_folder_of_its_own(subject: Callable[..., Path], tmp_path: Path) -> None:
     config = load_config(subject({"generate": 2, "label": PROMPT}))
-    tiny.save_pipeline(tmp_path / "other", seed=1)
+    # As an export of `unet.only: [attention]` or a merged adapter differs: in some weights in the middle of a file.
+    pipeline = tiny.make_pipeline()
+    pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.data[3, 5] += 1e-3
+    pipeline.save_pretrained(tmp_path / "other")
+    plain = tmp_path / "plain"
+    tiny.make_pipeline().save_pretrained(plain)
+    (plain / ".DS_Store").write_bytes(b"x")
+    assert class_images.fingerprint(plain) != class_images.fingerprint(tmp_path / "other")
+    (plain / ".DS_Store").unlink()
+    before = class_images.fingerprint(plain)
+    (plain / ".DS_Store").write_bytes(b"x")
+    assert class_images.fingerprint(plain) == before
     other = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path / "other")})})
     colder = config.model_copy(update={"class_images": config.class_images.model_copy(update={"guidance": 1.0})})
     folders = [class_images.with_class_images(chosen)[1][0].path for chosen in (config, other, colder, config)]
@@ -142,12 +156,43 @@ def test_blank_pictures_are_not_kept(
 
 
 def test_a_folder_that_was_made_otherwise_is_not_mixed(subject: Callable[..., Path], tmp_path: Path) -> None:
-    train_here(subject({"generate": 2, "label": PROMPT}))
-    folder = made_in(tmp_path)
-    named = {"path": str(folder), "generate": 3, "label": PROMPT}
-    assert len(class_images.with_class_images(load_config(subject(named)))[1]) == 1
-    with pytest.raises(ConfigError, match=r"holds 2 of 3 class images, .*\(prompt: 'a photo of a thing', now 'a dog'"):
+    named = {"path": str(tmp_path / "made"), "generate": 2, "label": PROMPT}
+    run = train_here(subject(named))
+    assert len(list((tmp_path / "made").glob("*.png"))) == 2, "made in the folder that was named"
+    index = plan_run(class_images.with_class_images(load_config(subject(named)))[0]).index
+    assert index.captions.count(PROMPT) == 2
+    with pytest.raises(ConfigError, match=r"made otherwise .*\(prompt: 'a photo of a thing', now 'a dog'"):
         class_images.with_class_images(load_config(subject({**named, "label": "a dog"})))
+    (tmp_path / "made" / class_images.MARKER).write_text("[]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="class_images.json is damaged"):
+        train_here(subject(named), resume=run / "checkpoints" / "last.ckpt")
+
+
+def test_another_run_that_wants_more_does_not_disturb_this_one(subject: Callable[..., Path], tmp_path: Path) -> None:
+    few, more = ({"generate": count, "label": PROMPT} for count in (2, 4))
+    straight = train_here(subject(few))
+    train_here(subject(more))
+    assert len(list(made_in(tmp_path).glob("*.png"))) == 4
+    again = train_here(subject(few))
+    for name in ("metrics.jsonl", "checkpoints/last.ckpt"):
+        assert (again / name).read_bytes() == (straight / name).read_bytes()
+    with pytest.raises(ResumeError, match="data.sources.1.generate: was 2, is 9"):
+        train_here(subject({**few, "generate": 9}), resume=straight / "checkpoints" / "last.ckpt")
+    assert len(list(made_in(tmp_path).glob("*.png"))) == 4, "refused before anything was made"
+
+
+def test_going_on_where_the_base_model_is_not(subject: Callable[..., Path], tmp_path: Path) -> None:
+    """With all class images there, or the model to make them anew; the folder alone may be gone."""
+    tiny.save_pipeline(tmp_path / "base")
+    config = subject({"generate": 2, "label": PROMPT}, model={"path": str(tmp_path / "base")})
+    run = train_here(config)
+    last = run / "checkpoints" / "last.ckpt"
+    shutil.rmtree(made_in(tmp_path))
+    saved = resolve_saved(peek_config(last), last, ["train.epochs=2"])
+    train(saved, last, allow_changes=True)
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    train(resolve_saved(peek_config(last), last, ["train.epochs=3"]), last, allow_changes=True)
+    assert max(line["step"] for line in metrics_of(run)) == 3 * len([x for x in metrics_of(run) if x["epoch"] == 0])
 
 
 def test_dreambooth_without_class_images(project: Callable[..., Path]) -> None:

@@ -153,6 +153,18 @@ def test_dropout_of_before_its_shares_could_be_chosen(tmp_path: Path) -> None:
     assert read_hypernetwork(tmp_path / "b.pt").dropout == (0, 0.3, 0.3, 0.3, 0)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"layer_structure": "abc"}, {"layer_structure": 5}, {"layer_structure": [1]}, {"dropout_structure": [0, 0.5]},
+     {"dropout_structure": [0, 1.5, 0]}, {"activation_func": "glu"}],
+)  # fmt: skip
+def test_damaged_files(model_folder: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    _, path = exported(model_folder, tmp_path)
+    torch.save({**torch.load(path, weights_only=True), **damage}, path)
+    with pytest.raises(FormatError, match=r"hyper.pt"):
+        load_into(fresh(model_folder), path, 1.0)
+
+
 def test_what_does_not_fit(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="widths: 320: this model's attention has the widths 32, 64"):
         attach(fresh(model_folder), "hypernetwork", hypernetwork=HypernetworkSettings(widths=[64, 320]))

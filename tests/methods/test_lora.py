@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -138,10 +140,74 @@ def test_the_written_matrices_are_the_change_of_the_output(model_folder: Path, t
     layers = base.adapter_weights()
     for module, leaves in adapter.items():
         weight = layers[module][1]
-        weight.data += adapters.delta(leaves).reshape(weight.shape)
+        weight.data += adapters.delta(leaves, weight.shape)
     for module in family.modules().values():
         module.eval()
     torch.testing.assert_close(latents(family), latents(base), atol=2e-5, rtol=1e-5)
+
+
+def adapted_by(folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> torch.Tensor:
+    """Return what the networks say with an adapter from a file."""
+    base = fresh(folder)
+    weights = base.adapter_weights()
+    adapter, unknown = adapters.from_file(
+        tensors, metadata, {module: theirs for module, (theirs, _) in weights.items()}
+    )
+    assert not unknown and adapter
+    for module, leaves in adapter.items():
+        weights[module][1].data += adapters.delta(leaves, weights[module][1].shape)
+    return latents(base)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"alpha_pattern": {"attn2.to_q": 9.0}}])
+def test_files_by_diffusers_own_writer(model_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Scales that its metadata tells, and the same without a part's name or under peft's."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, local_files_only=True, safety_checker=None)
+    config = LoraConfig(r=4, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False, **options)
+    pipeline.unet.add_adapter(config)
+    layers = get_peft_model_state_dict(pipeline.unet)
+    described = {
+        "unet_lora_adapter_metadata": _collate_lora_metadata({"unet": pipeline.unet})["unet_lora_adapter_metadata"]
+    }
+    pipeline.save_lora_weights(tmp_path, unet_lora_layers=layers, **described)
+    ids = pipeline.tokenizer(["a cat", "a dog on a chair"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        x = torch.randn(2, 4, 8, 8, generator=torch_generator(5))
+        theirs = pipeline.unet(x, torch.tensor([7, 700]), pipeline.text_encoder(ids).last_hidden_state).sample
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    torch.testing.assert_close(adapted_by(model_folder, tensors, metadata), theirs, atol=2e-5, rtol=1e-5)
+    bare = {key.removeprefix("unet."): tensor for key, tensor in tensors.items()}
+    by_peft = {f"base_model.model.{key}": tensor for key, tensor in bare.items()}
+    for spelled in (bare, by_peft):
+        torch.testing.assert_close(adapted_by(model_folder, spelled, metadata), theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_what_is_no_matrix_of_ours_is_not_passed_over(model_folder: Path) -> None:
+    weights = fresh(model_folder).adapter_weights()
+    names = {module: theirs for module, (theirs, _) in weights.items()}
+    module = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    plain = {"lora_down.weight": torch.zeros(2, 64), "lora_up.weight": torch.zeros(64, 2)}
+    kohya = {f"{names[module]}.{leaf}": tensor for leaf, tensor in plain.items()}
+    for leaf in ("diff_b", "scalar", "dora_scale"):
+        assert adapters.from_file({**kohya, f"{names[module]}.{leaf}": torch.ones(1)}, {}, names)[1]
+    odd = {
+        "another shape of as many": {"lora_down.weight": torch.zeros(2, 32), "lora_up.weight": torch.zeros(128, 2)},
+        "alpha of two": {**plain, "alpha": torch.ones(2)},
+        "rank 0": {
+            "lora_down.weight": torch.zeros(0, 64),
+            "lora_up.weight": torch.zeros(64, 0),
+            "alpha": torch.ones(()),
+        },
+        "a row": {**plain, "lora_down.weight": torch.zeros(64)},
+        "half of it": {"lora_down.weight": torch.zeros(2, 64)},
+    }
+    for leaves in odd.values():
+        with pytest.raises(ValueError, match=r"."):
+            adapters.delta(leaves, (64, 64))
+    assert adapters.delta(plain, (64, 64)).shape == (64, 64)
+    for metadata in ("[]", "not JSON", '{"unet.lora_alpha": null}'):
+        assert not adapters.from_file(kohya, {"lora_adapter_metadata": metadata}, names)[1]
 
 
 def test_kohya_names_and_metadata(model_folder: Path, tmp_path: Path) -> None:

@@ -70,6 +70,34 @@ def test_one_token_for_each_vector_in_any_case_and_not_inside_words(model_folder
         torch.testing.assert_close(family.encode_text(["rexos in a park"]).tokens_BLD, expected, rtol=0, atol=0)
 
 
+def test_odd_words(model_folder: Path) -> None:
+    """Letters whose small forms are others, words inside words, signs that patterns are made of, a padded embedding."""
+    family = fresh(model_folder)
+    family.text_encoder.resize_token_embeddings(49472, mean_resizing=False)
+    known = len(family.tokenizer)
+    words = ["<dino>", "<stone>", "a.b*c", "rexo", "rexo-two"]
+    settings = TextualInversionSettings(words=[WordSettings(token=word, init="dog") for word in words])
+    (group,) = attach(family, "textual_inversion", [" ".join(words)], textual_inversion=settings)
+
+    def new_tokens(caption: str) -> list[int]:
+        return [int(i) - known for i in family._tokenize([caption])[0] if i >= known]
+
+    assert new_tokens("<d\u0130no> <\u017ftone>") == [0, 1]
+    assert new_tokens("a.b*c, aXb*c; rexo-two rexo(rexo) Rexo's") == [2, 4, 3, 3, 3]
+    before = family.encode_text(["a rexo"]).tokens_BLD
+    group.parameters[0].data[3] += 1.0
+    assert not torch.allclose(before, family.encode_text(["a rexo"]).tokens_BLD)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [("<rex>", "<rex>", "reads them alike"), ("<Rex>", "<rex>", "reads them alike"), ("<rex>", "rex|", "one name")],
+)
+def test_twin_words(first: str, second: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot both be learned; .*{why}"):
+        TextualInversionSettings(words=[WordSettings(token=token, init="dog") for token in (first, second)])
+
+
 def test_vectors_stay_within_the_vocabularys_norms(model_folder: Path) -> None:
     family = fresh(model_folder)
     longest = family.text_encoder.get_input_embeddings().weight.norm(dim=-1).max()

@@ -108,6 +108,23 @@ def test_what_becomes_of_the_average(model_folder: Path, tmp_path: Path) -> None
     assert "--ema use, but it has none" in told and not (tmp_path / "no.ckpt").exists()
 
 
+def test_averages_that_are_not_whole(model_folder: Path, tmp_path: Path) -> None:
+    lightning(model_folder, tmp_path / "big.ckpt")
+    contents = read_file(tmp_path / "big.ckpt").tensors
+    averages = [key for key in contents if key.startswith("model_ema.diff")]
+    some = {key: tensor for key, tensor in contents.items() if key not in averages[10:]}
+    torch.save({"state_dict": some}, tmp_path / "some.ckpt")
+    told = run("prune", tmp_path / "some.ckpt", tmp_path / "x.ckpt", "--ema", "use", check=2).stderr
+    assert f"{len(averages) - 10} of {len(averages)} weights have no average of their shape" in told
+    torch.save({"state_dict": {**contents, averages[0]: torch.zeros(1)}}, tmp_path / "odd.ckpt")
+    told = run("prune", tmp_path / "odd.ckpt", tmp_path / "x.ckpt", "--ema", "use", check=2).stderr
+    assert "1 of" in told and not (tmp_path / "x.ckpt").exists()
+    large = {**contents, "model.diffusion_model.out.2.bias": torch.full((4,), 1e6)}
+    torch.save({"state_dict": large}, tmp_path / "large.ckpt")
+    told = run("prune", tmp_path / "large.ckpt", tmp_path / "x.ckpt", "--half", check=2).stderr
+    assert "model.diffusion_model.out.2.bias holds numbers too large for half precision" in told
+
+
 def test_pruning_our_own_last_ckpt(project: Any, tmp_path: Path) -> None:
     folder = train_here(
         project(ema={"decay": 0.5}, train={"max_steps": 4}, checkpoints={"formats": ["safetensors"], "dtype": "fp32"})
@@ -139,10 +156,10 @@ def test_nothing_is_lost_by_a_slip(model_folder: Path, tmp_path: Path) -> None:
     assert "exists already" in run("convert", model_folder, a, check=2).stderr
     assert "is the file that is read" in run("prune", a, a, "--overwrite", check=2).stderr
     assert a.read_bytes() == before
-    photos.mkdir()
+    run("convert", model_folder, photos)
     (photos / "me.jpg").write_bytes(b"x")
     told = run("convert", model_folder, photos, "--overwrite", check=2).stderr
-    assert "holds other things than a model" in told and (photos / "me.jpg").exists()
+    assert "holds other things than a model, me.jpg for one" in told and (photos / "me.jpg").exists()
     assert "models are written as .safetensors, .ckpt" in run("convert", model_folder, "a.pt", check=2).stderr
     assert "end its name in" in run("prune", a, tmp_path / "b.zip", check=2).stderr
     assert "--dtype is 'fp8'" in run("convert", model_folder, tmp_path / "b.ckpt", "--dtype", "fp8", check=2).stderr
@@ -256,6 +273,8 @@ def test_words_and_hypernetworks_change_the_picture(model_folder: Path, tmp_path
     assert len(set(pictures.values())) == len(options)
     told = run(*common, "--embedding", tmp_path / "wide.safetensors", "--out", tmp_path / "x", check=2).stderr
     assert "'<wide>' has vectors of 768 numbers, and the words of this sd1 model have 64" in told
+    assert "counts downwards" in run(*common, "--seeds", "13-10", check=2).stderr
+    assert "--width is 65; this model's sides are multiples of 8" in run(*common, "--width", "65", check=2).stderr
     assert "neither a number nor a range" in run(*common, "--seeds", "1,x", check=2).stderr
     assert "--sampler is 'ddmi'; known are ddim" in run(*common, "--sampler", "ddmi", check=2).stderr
     assert "Say what to draw" in run("sample", model_folder, check=2).stderr

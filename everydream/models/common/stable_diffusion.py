@@ -181,7 +181,7 @@ class StableDiffusion:
         longest = float(embedding.weight.detach().norm(dim=-1).max()) if limit_norm else None
         self._words = Words(self.tokenizer, {word: len(rows_VD) for word, rows_VD in vectors.items()})
         self._text_core.embeddings.token_embedding = WordEmbedding(  # type: ignore[union-attr]
-            embedding, torch.cat(list(vectors.values())), longest
+            embedding, torch.cat(list(vectors.values())), self._words.first_id, longest
         )
 
     def learned_words(self) -> dict[str, torch.Tensor]:

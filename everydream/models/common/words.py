@@ -14,13 +14,16 @@ from torch.nn import functional
 
 
 class WordEmbedding(nn.Module):
-    """A token embedding with further rows; ids from the vocabulary's size on are theirs."""
+    """A token embedding with further rows; ids from `first_id` on are theirs."""
 
     adapter_layer_names = ("learned_VD",)
 
-    def __init__(self, base_layer: nn.Embedding, learned_VD: torch.Tensor, max_norm: float | None) -> None:
+    def __init__(
+        self, base_layer: nn.Embedding, learned_VD: torch.Tensor, first_id: int, max_norm: float | None
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.first_id = first_id
         self.learned_VD = nn.Parameter(learned_VD.detach().clone().to(base_layer.weight))
         self.max_norm = max_norm
 
@@ -34,16 +37,14 @@ class WordEmbedding(nn.Module):
 
     def forward(self, ids_BL: torch.Tensor) -> torch.Tensor:
         """Return the rows of the ids, (B, L, D)."""
-        known = self.base_layer.num_embeddings
-        vocabulary_BLD: torch.Tensor = self.base_layer(ids_BL.clamp_max(known - 1))
-        learned_BLD = functional.embedding((ids_BL - known).clamp_min(0), self.rows()).to(vocabulary_BLD)
-        return torch.where((ids_BL >= known).unsqueeze(-1), learned_BLD, vocabulary_BLD)
+        vocabulary_BLD: torch.Tensor = self.base_layer(ids_BL.clamp_max(self.first_id - 1))
+        learned_BLD = functional.embedding((ids_BL - self.first_id).clamp_min(0), self.rows()).to(vocabulary_BLD)
+        return torch.where((ids_BL >= self.first_id).unsqueeze(-1), learned_BLD, vocabulary_BLD)
 
 
 def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
-    """Return what finds the words in a caption: in any case, as CLIP reads, and never inside another word."""
-    longest_first = sorted(words, key=len, reverse=True)
-    return re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in longest_first), re.IGNORECASE)
+    """Return what finds the words in a caption, a group each: in any case, as CLIP reads, never inside other words."""
+    return re.compile("|".join(rf"(?<!\w)({re.escape(word)})(?!\w)" for word in words), re.IGNORECASE)
 
 
 class Words:
@@ -52,13 +53,18 @@ class Words:
     def __init__(self, tokenizer: Any, vectors: Mapping[str, int]) -> None:
         # Names that no caption holds: the tokenizer would find a token `rex` in `rexford` too.
         self._tokens = {w: [f"<|{number}-{i}|>" for i in range(num)] for number, (w, num) in enumerate(vectors.items())}
+        self.first_id = len(tokenizer)
         tokenizer.add_tokens([token for tokens in self._tokens.values() for token in tokens])
-        self._words = {word.lower(): word for word in vectors}
-        self._pattern = word_pattern(vectors)
+        self._longest_first = sorted(vectors, key=len, reverse=True)
+        self._pattern = word_pattern(self._longest_first)
 
     def spell_out(self, caption: str) -> str:
         """Put a token for each of its vectors in the place of each word."""
-        return self._pattern.sub(lambda found: f" {' '.join(self._tokens[self._words[found[0].lower()]])} ", caption)
+        return self._pattern.sub(self._tokens_of, caption)
+
+    def _tokens_of(self, found: re.Match[str]) -> str:
+        assert found.lastindex is not None, "every word is a group of the pattern"
+        return f" {' '.join(self._tokens[self._longest_first[found.lastindex - 1]])} "
 
     def split(self, rows_VD: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the rows (V, D) by word."""

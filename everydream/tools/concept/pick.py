@@ -23,6 +23,7 @@ from everydream.models.family import Family
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.plan import Planned
+from everydream.tools.models.merge import adapter_file
 
 _MAX_IMAGES = 16
 _TIMESTEPS = 8
@@ -47,9 +48,10 @@ class Candidate:
         return self.change is not None and self.change - self.margin > 0
 
 
-def exports_of(run: Path, project: str) -> list[tuple[int, Path]]:
-    """Return (step, path) of a run's exports, the earliest first."""
-    pattern = re.compile(re.escape(project) + r"-e\d{4,}-s(\d{6,})(\.safetensors|\.ckpt|\.pt)?")
+def exports_of(run: Path, project: str, format_name: str) -> list[tuple[int, Path]]:
+    """Return (step, path) of a run's exports in one format, the earliest first."""
+    ending = "" if format_name == "diffusers" else rf"\.{format_name}"
+    pattern = re.compile(re.escape(project) + rf"-e\d{{4,}}-s(\d{{6,}}){ending}")
     found = [(int(m[1]), path) for path in (run / "checkpoints").iterdir() if (m := pattern.fullmatch(path.name))]
     return sorted(found)
 
@@ -104,7 +106,7 @@ def with_export(config: RunConfig, path: Path | None) -> Family:
 
 
 _ADDERS: dict[str, Callable[[Family, Path], object]] = {
-    "lora": merge_adapter,
+    "lora": lambda family, path: merge_adapter(family, adapter_file(path)),
     "textual_inversion": lambda family, path: family.learn_words(read_embedding(path)),
     "hypernetwork": lambda family, path: load_into(family, path, 1.0),
 }

@@ -92,8 +92,6 @@ def project(concept: Concept, images: Path) -> dict[str, Any]:
     }
     if concept.class_images:
         raw["data"]["sources"].append(_class_source(concept))
-        if concept.class_photos is not None and not concept.class_photos.exists():
-            raw["class_images"] = {"folder": str(concept.class_photos)}
     if concept.method == "textual_inversion":
         raw["textual_inversion"] = {
             "words": [{"token": words[0], "vectors": 4, "init": concept.class_label.split()[-1]}]
@@ -103,6 +101,6 @@ def project(concept: Concept, images: Path) -> dict[str, Any]:
 
 def _class_source(concept: Concept) -> dict[str, Any]:
     source: dict[str, Any] = {"name": "class", "role": "class", "label": concept.class_label}
-    if concept.class_photos is not None and concept.class_photos.exists():
+    if concept.class_photos is not None:
         source["path"] = str(concept.class_photos)
     return {**source, "generate": concept.num_class}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from everydream.config import RunConfig, load_config
 from everydream.errors import ConfigError, ResumeError
-from everydream.formats.atomic import atomic_file, format_bytes
+from everydream.formats.atomic import atomic_file, atomic_folder, format_bytes
+from everydream.methods.settings import file_name_of
 from everydream.tools.concept.pick import Candidate, exports_of, measure, pick, table
 from everydream.tools.concept.project import Concept, new_words, write_project
 from everydream.tools.models.files import size_of
@@ -24,7 +25,7 @@ def teach(concept: Concept, person: bool, skip: Sequence[str], fresh: bool) -> P
 
     Raises ConfigError where a step needs what a skipped one has not left, and whatever training raises.
     """
-    images = _prepare(concept, person and "prepare" not in skip)
+    images = _prepare(concept, person, "prepare" in skip)
     write_project(concept, images)
     config = load_config(concept.config, concept.overrides, to_train=True)
     run = _existing_run(concept) if "train" in skip else _train(config, fresh)
@@ -34,11 +35,15 @@ def teach(concept: Concept, person: bool, skip: Sequence[str], fresh: bool) -> P
     return chosen.path if "prune" in skip else _prune(concept, chosen)
 
 
-def _prepare(concept: Concept, person: bool) -> Path:
+def _prepare(concept: Concept, person: bool, skipped: bool) -> Path:
     """Return the folder to train on: the photos themselves, whose shapes buckets take, or crops around faces."""
     prepared = concept.folder / "images"
     if not person:
-        return prepared if prepared.is_dir() else concept.photos
+        return concept.photos
+    if skipped:
+        if not prepared.is_dir():
+            raise ConfigError(f"--skip prepare, but there are no prepared images in {prepared}. Leave it out once.")
+        return prepared
     photos = prepare(concept.photos, prepared, PrepSettings(person=True, size=concept.resolution))
     used = sum(photo.outcome != "rejected" for photo in photos)
     print(f"Prepared {used} of {len(photos)} photos in {prepared}; see {prepared / '.prep'} for what was done.")
@@ -71,7 +76,7 @@ def _pick(config: RunConfig, run: Path) -> Candidate:
     from everydream.class_images import with_class_images  # noqa: PLC0415 - loads the model libraries
     from everydream.plan import plan_run  # noqa: PLC0415
 
-    exports = exports_of(run, config.project)
+    exports = exports_of(run, config.project, next(iter(config.checkpoints.formats or ()), "safetensors"))
     if not exports:
         raise ConfigError(f"{run / 'checkpoints'} holds no export of {config.project}, so there is nothing to pick.")
     planned = plan_run(with_class_images(config)[0])
@@ -87,10 +92,15 @@ def _prune(concept: Concept, chosen: Candidate) -> Path:
     """Copy the chosen export to the concept's own folder under the concept's name: weights only, as exports are."""
     # The word to type in other tools is a file's name for embeddings, so that is what it is called there.
     is_word = concept.method == "textual_inversion"
-    name = new_words(concept.label, concept.class_label)[0] if is_word else concept.name
-    out = concept.folder / f"{name}{chosen.path.suffix}"
-    with atomic_file(out) as partial:
-        shutil.copyfile(chosen.path, partial)
+    name = file_name_of(new_words(concept.label, concept.class_label)[0]) if is_word else concept.name
+    if chosen.path.is_dir():
+        out = concept.folder / "model"
+        with atomic_folder(out) as folder:
+            shutil.copytree(chosen.path, folder, dirs_exist_ok=True)
+    else:
+        out = concept.folder / f"{name}{chosen.path.suffix}"
+        with atomic_file(out) as partial:
+            shutil.copyfile(chosen.path, partial)
     print(f"Kept {out} ({format_bytes(size_of(out))}), from step {chosen.step}.")
     return out
 

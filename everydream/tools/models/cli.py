@@ -123,6 +123,8 @@ def read_seeds(text: str) -> list[int]:
         first, _, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or "-" not in part)):
             raise ConfigError(f"--seeds: {part.strip()!r} is neither a number nor a range such as 10-13.")
+        if last and int(last) < int(first):
+            raise ConfigError(f"--seeds: {part.strip()!r} counts downwards; write the smaller number first.")
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
 

@@ -5,7 +5,13 @@ from pathlib import Path
 from everydream.formats.files import DTYPES, is_safetensors, read_file
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
-from everydream.tools.models.files import describe_contents, precision_of, require_new, write_as
+from everydream.tools.models.files import (
+    describe_contents,
+    precision_of,
+    precision_of_tensors,
+    require_new,
+    write_as,
+)
 
 
 def convert(source: Path, out: Path, precision: str | None, config: str | None, overwrite: bool) -> list[str]:
@@ -18,6 +24,8 @@ def convert(source: Path, out: Path, precision: str | None, config: str | None, 
     if source.is_file() and not is_safetensors(source):
         file = read_file(source)
         told.append(describe_contents(source, file.tensors, file.metadata, file.skipped))
+        precision = precision or precision_of_tensors(file.tensors)
+        del file
     family = load(ModelSettings(path=str(source), config=config))
     precision = precision or precision_of(source)
     path = write_as(family, out, DTYPES[precision])

@@ -15,6 +15,8 @@ from everydream.models.write import write_model
 FORMAT_OF = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _SHOWN = 6
+_MODEL_PARTS = {"model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"}
+"""What a diffusers folder of ours holds, and nothing else: only such a one is replaced."""
 
 
 def write_as(family: Family, out: Path, dtype: torch.dtype) -> Path:
@@ -42,8 +44,8 @@ def require_new(out: Path, overwrite: bool, *sources: Path) -> None:
             raise ConfigError(f"{out} is the file that is read. Give the result another name.")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists already, and it was left as it is. Give another name, or --overwrite.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "model_index.json").is_file():
-        raise ConfigError(f"{out} is a folder that holds other things than a model. Give another name.")
+    if out.is_dir() and (others := sorted({path.name for path in out.iterdir()} - _MODEL_PARTS)):
+        raise ConfigError(f"{out} holds other things than a model, {others[0]} for one. Give another name.")
 
 
 def size_of(path: Path) -> int:
@@ -55,8 +57,15 @@ def size_of(path: Path) -> int:
 
 def precision_of(path: Path) -> str:
     """Return the precision that most floating tensors of a model have, by its name in `DTYPES`; fp32 for others."""
-    files = [path] if path.is_file() else sorted((path / "unet").glob("*.safetensors"))
-    counts = Counter(t.dtype for file in files for t in read_file(file).tensors.values() if t.is_floating_point())
+    if path.is_file():
+        return precision_of_tensors(read_file(path).tensors)
+    files = sorted((path / "unet").glob("*.safetensors"))
+    return precision_of_tensors({f"{n}.{k}": t for n, f in enumerate(files) for k, t in read_file(f).tensors.items()})
+
+
+def precision_of_tensors(tensors: StateDict) -> str:
+    """Return the precision that most floating tensors have, by its name in `DTYPES`; fp32 for others."""
+    counts = Counter(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
     names = {dtype: name for name, dtype in DTYPES.items()}
     return names.get(counts.most_common(1)[0][0], "fp32") if counts else "fp32"
 

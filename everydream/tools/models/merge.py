@@ -37,8 +37,12 @@ def with_strength(text: str) -> tuple[Path, float]:
             found, strength = Path(path), float(number)
         except ValueError as error:
             raise ConfigError(f"{text}: there is no such file, and {number!r} is no strength such as 0.8.") from error
-    if found.is_dir() and (found / "pytorch_lora_weights.safetensors").is_file():
-        found = found / "pytorch_lora_weights.safetensors"
-    if not found.is_file():
+    if not adapter_file(found).is_file():
         raise ConfigError(f"There is no adapter at {found.absolute()}.")
-    return found, strength
+    return adapter_file(found), strength
+
+
+def adapter_file(path: Path) -> Path:
+    """Return the file of an adapter that may be a folder, as diffusers and peft write them."""
+    names = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+    return next((path / name for name in names if (path / name).is_file()), path)

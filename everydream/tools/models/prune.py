@@ -41,15 +41,17 @@ def prune(source: Path, out: Path, average: Average, half: bool, overwrite: bool
         raise ConfigError(f"{out}: a pruned checkpoint is a single file; end its name in {' or '.join(FORMAT_OF)}.")
     require_new(out, overwrite, source)
     file = read_file(source)
+    if odd := [key for key, tensor in file.tensors.items() if tensor.layout != torch.strided]:
+        raise FormatError(f"{source}: {odd[0]} is a sparse tensor, which no model holds. Nothing was written.")
     told = [describe_contents(source, file.tensors, file.metadata, file.skipped)]
     tensors, metadata = file.tensors, file.metadata
     ours = metadata.get(METADATA_KEY)
-    if isinstance(ours, Mapping) and metadata.get("added"):
+    if isinstance(ours, Mapping) and isinstance(metadata.get("added"), Mapping) and metadata["added"]:
         raise FormatError(
             f"{source} is from a run that trains something beside the model ({_first(metadata['added'])}, ...), and "
             "pruning would leave the untrained model. Its results are the exports beside it."
         )
-    if isinstance(ours, Mapping) and metadata.get("ema") and average != "drop":
+    if isinstance(ours, Mapping) and isinstance(metadata.get("ema"), Mapping) and metadata["ema"] and average != "drop":
         if average == "keep":
             raise ConfigError(
                 f"{source} is a last.ckpt of ours, whose average goes by other names than a model's; "
@@ -59,10 +61,19 @@ def prune(source: Path, out: Path, average: Average, half: bool, overwrite: bool
     else:
         tensors = _with_average(tensors, average, source)
     if half:
-        tensors = cast_floating(tensors, torch.float16)
+        tensors = _halved(tensors, source)
     _write(out, tensors, _model_of(ours))
     sizes = f"{format_bytes(size_of(source))} -> {format_bytes(size_of(out))}"
     return [*told, f"{sizes}: {out} ({len(tensors):,} of {len(file.tensors):,} tensors, {_WORDS[average]})."]
+
+
+def _halved(tensors: StateDict, source: Path) -> StateDict:
+    """Return the tensors in half precision. Raises FormatError for numbers that it cannot hold (beyond 65,504)."""
+    halved = cast_floating(tensors, torch.float16)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.equal(tensor.isfinite(), halved[key].isfinite()):
+            raise FormatError(f"{source}: {key} holds numbers too large for half precision. Leave --half out.")
+    return halved
 
 
 def _with_average(tensors: StateDict, average: Average, source: Path) -> StateDict:
@@ -79,10 +90,20 @@ def _with_average(tensors: StateDict, average: Average, source: Path) -> StateDi
         for key in tensors
         if key.startswith(_AVERAGE) and key not in squeezed and key.removeprefix(_AVERAGE) not in _NOT_WEIGHTS
     ]
-    if not averages or unknown:
-        held = f"{len(unknown)} of its averages belong to no weight, {unknown[0]} for one" if unknown else "it has none"
-        raise FormatError(f"{source}: --ema use, but {held}. Say --ema drop for the weights themselves.")
-    return {key: averages[key].to(tensor.dtype) if key in averages else tensor for key, tensor in live.items()}
+    lacking = [
+        key
+        for key in squeezed.values()
+        if live[key].is_floating_point() and (key not in averages or averages[key].shape != live[key].shape)
+    ]
+    if not averages:
+        held = "it has none"
+    elif unknown:
+        held = f"{len(unknown)} of its averages belong to no weight, {unknown[0]} for one"
+    elif lacking:
+        held = f"{len(lacking)} of {len(squeezed)} weights have no average of their shape, {lacking[0]} for one"
+    else:
+        return {key: averages[key].to(tensor.dtype) if key in averages else tensor for key, tensor in live.items()}
+    raise FormatError(f"{source}: --ema use, but {held}. Say --ema drop for the weights themselves.")
 
 
 def _with_our_average(tensors: StateDict, model: dict[str, Any], average: StateDict, source: Path) -> StateDict:
@@ -90,8 +111,11 @@ def _with_our_average(tensors: StateDict, model: dict[str, Any], average: StateD
     family = restore(tensors, model, source)
     for part, network in family.modules().items():
         for name, parameter in network.named_parameters():
-            if f"{part}.{name}" in average:
-                parameter.data.copy_(average[f"{part}.{name}"])
+            found = average.get(f"{part}.{name}")
+            if found is not None and found.shape != parameter.shape:
+                raise FormatError(f"{source}: the average of {part}.{name} has another shape than the weight.")
+            if found is not None:
+                parameter.data.copy_(found)
     return family.single_file()
 
 

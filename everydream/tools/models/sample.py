@@ -67,6 +67,10 @@ def sample(
     if not overwrite and (there := [name for name in [*names, "grid.png"] if (out / name).exists()]):
         raise ConfigError(f"{out} holds {there[0]} already. Give another --out, or --overwrite.")
     family = prepared(model, loras, embeddings, hypernetwork, clip_skip)
+    factor = family.spatial_factor
+    for side, pixels in (("width", wanted.width), ("height", wanted.height)):
+        if pixels is not None and pixels % factor:
+            raise ConfigError(f"--{side} is {pixels}; this model's sides are multiples of {factor}.")
     rows: list[list[Picture]] = [[] for _ in wanted.prompts]
     for done, (prompt, picture) in enumerate(_pictures(family, wanted), 1):
         rows[prompt].append(picture)
@@ -112,6 +116,8 @@ def _learn(family: Family, embeddings: Sequence[Path]) -> None:
                     f"{path}: {word!r} has vectors of {rows_VD.shape[-1]} numbers, and the words of this {family.name} "
                     f"model have {width}. It was learned on another kind of model (768: SD 1.x, 1024: SD 2.x)."
                 )
+            if twin := next((known for known in words if known.casefold() == word.casefold()), None):
+                raise ConfigError(f"{path}: {word!r} is there already as {twin!r}. Give one of the two.")
             words[word] = rows_VD
     family.learn_words(words)
 
