@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: at the demo's size more threads cost more than they give, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-forgetting scoreboard test lint docs clean
+.PHONY: demo demo-forgetting scoreboard methods test lint docs clean
 
 demo: .venv/.installed
 	$(BIN)/python -m demo.run
@@ -14,6 +14,9 @@ demo-forgetting: .venv/.installed
 
 scoreboard: .venv/.installed-docs
 	$(BIN)/python -m demo.scoreboard
+
+methods: .venv/.installed
+	$(BIN)/python -m demo.methods
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2

@@ -9,13 +9,13 @@ steps, so that it sees the rings as often as the run with 50 % does: it tells ke
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from demo import board
 from demo.run import ROOT, export_of, pictures
 from demo.score import exam, score
 
@@ -50,22 +50,19 @@ def overrides(share: float, steps: int, runs_dir: Path) -> list[str]:
     """Return what makes the demo's config a run with this share of ground truth."""
     return [
         f"runs_dir={runs_dir}", f"data.sources.0.repeats={_REPEATS * (1 - share):g}", f"data.sources.1.share={share:g}",
-        f"train.max_steps={steps}", f"preservation.images={HELD_OUT}", "samples.every_steps=null", "trackers=[]",
-        "checkpoints.every_steps=null",
+        f"train.max_steps={steps}", f"preservation.images={HELD_OUT}", "checkpoints.every_steps=null", *board.QUIET,
     ]  # fmt: skip
 
 
 def drawn_right(model: Path) -> tuple[float, float]:
     """Return the shares of rings and of known shapes that a model draws right."""
-    board = score(pictures(model), exam()[0])
-    return board.new.all_three, board.old.all_three
+    right = score(pictures(model), exam()[0])
+    return right.new.all_three, right.old.all_three
 
 
 def run(share: float, steps: int, runs_dir: Path) -> Result:
     """Train, let the model draw the exam, and read what the monitor said last."""
-    command = [sys.executable, str(ROOT / "train.py"), "--config", "configs/demo.yaml"]
-    subprocess.run([*command, *overrides(share, steps, runs_dir)], check=True)
-    (folder,) = runs_dir.iterdir()
+    folder = board.train("configs/demo.yaml", overrides(share, steps, runs_dir), runs_dir)
     rings, known = drawn_right(export_of(folder))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line for line in lines if "preservation/change" in line][-1]
@@ -102,13 +99,7 @@ def _row(what: str, steps: int, draws: int, right: tuple[float, float], loss: st
     return f"| {what} | {steps} | {draws:,} | {100 * right[0]:.0f} % | {100 * right[1]:.0f} % | {loss} |"
 
 
-def with_table(page: str, text: str) -> str:
-    """Return the page with what stands between its markers replaced."""
-    before, _, rest = page.partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{PAGE} lacks the line {START} or {END}, so there is no place for the table.")
-    return f"{before}{START}\n\n{text}\n\n{END}{after}"
+with_table = partial(board.with_table, start=START, end=END)
 
 
 def plot(results: Sequence[Result], control: Result, path: Path) -> None:
