@@ -17,39 +17,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
-
-from everydream.models.common.stable_diffusion import Parts, StableDiffusion
-from everydream.models.common.tokenizer_files import packaged_files
-from everydream.models.sd1 import KIND
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the demo is not installed
+
+from demo.sizes import full_size  # noqa: E402
 
 
 def write_model(folder: Path) -> None:
     """Write SD1.5's shape with random weights."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)  # half the memory while it is made
-    unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        layers_per_block=2,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    )
+    family = full_size("cpu")
     torch.set_default_dtype(torch.float32)
-    scheduler = {
-        name: DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").config[name]
-        for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-    }
-    parts = Parts(unet, text, vae, packaged_files(KIND.pad_token), scheduler)
-    StableDiffusion(KIND, parts).write_folder(folder, torch.float16)
+    family.write_folder(folder, torch.float16)
 
 
 def main() -> None:

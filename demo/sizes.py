@@ -49,8 +49,8 @@ class Size:
     """Weights, gradients and Adam's moments, in fp32."""
 
 
-def full_size() -> Family:
-    """Return Stable Diffusion 1.5's networks without numbers."""
+def full_size(device: str = "meta") -> Family:
+    """Return networks of Stable Diffusion 1.5's shape: without numbers, or on another device with random ones."""
     from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: PLC0415 (seconds to import)
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
@@ -58,7 +58,7 @@ def full_size() -> Family:
     from everydream.models.common.stable_diffusion import Parts, StableDiffusion  # noqa: PLC0415
     from everydream.models.common.tokenizer_files import packaged_files  # noqa: PLC0415
 
-    with torch.device("meta"):
+    with torch.device(device):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
         text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
         text_encoder = CLIPTextModel(CLIPTextConfig(**text))

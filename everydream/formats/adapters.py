@@ -110,8 +110,9 @@ def _described(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _described_alpha(described: Mapping[str, Any], module: str, rank: int | None) -> float | None:
     """Return a module's alpha by that description; rank-stabilised LoRA divides by the root of the rank."""
     part, _, name = module.partition(".")
-    patterns = described.get(f"{part}.alpha_pattern") or {}
-    fitting = [value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", name)]
+    by_name = described.get(f"{part}.alpha_pattern")
+    pairs = by_name.items() if isinstance(by_name, dict) else ()
+    fitting = [value for ending, value in pairs if f".{name}".endswith(f".{ending}")]
     alpha = next(iter(fitting), described.get(f"{part}.lora_alpha"))
     if not isinstance(alpha, int | float) or rank is None:
         return None

@@ -206,7 +206,7 @@ def test_what_is_no_matrix_of_ours_is_not_passed_over(model_folder: Path) -> Non
         with pytest.raises(ValueError, match=r"."):
             adapters.delta(leaves, (64, 64))
     assert adapters.delta(plain, (64, 64)).shape == (64, 64)
-    for metadata in ("[]", "not JSON", '{"unet.lora_alpha": null}'):
+    for metadata in ("[]", "not JSON", '{"unet.lora_alpha": null}', '{"unet.alpha_pattern": [1]}'):
         assert not adapters.from_file(kohya, {"lora_adapter_metadata": metadata}, names)[1]
 
 
