@@ -110,10 +110,11 @@ def inspect(
             raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": folders[0]}]}}
             problems = [problem for item in overrides if (problem := apply_override(raw, item))]
             settings = resolve(raw, Path("inspect"), problems)
-        from everydream.class_images import describe_missing, with_class_images  # noqa: PLC0415
-
         missing: list[str] = []
-        if Path(settings.model.path).exists():
+        if Path(settings.model.path).exists() and any(source.generate for source in settings.data.sources):
+            # Only then, for it loads the model libraries, and that takes seconds.
+            from everydream.class_images import describe_missing, with_class_images  # noqa: PLC0415
+
             settings, made = with_class_images(settings)
             missing = describe_missing(made)
         planned = plan_run(settings, check=False)

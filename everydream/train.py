@@ -49,10 +49,11 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     progress = checkpoint.progress if checkpoint is not None else Progress()
 
     config, folders = with_class_images(config)
-    if checkpoint is not None:
+    missing = describe_missing(folders)
+    if checkpoint is not None and missing:
         # Before anything is made that other settings would not want: the settings alone, as if no image had changed.
         state.require_same(checkpoint, state.Facts(config.plain(), checkpoint.facts.images), allow_changes)
-    for line in describe_missing(folders):
+    for line in missing:
         display.say(f"{line}; the model makes them now.")
     with display.counting("Making class images") as counter:
         make_missing(config, folders, launch, counter)

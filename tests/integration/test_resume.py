@@ -447,7 +447,7 @@ def test_a_second_ctrl_c_leaves_at_once(project: Project, tmp_path: Path) -> Non
     time.sleep(1)
     assert process.poll() is None, "the first waits for what is under way"
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
 
 
