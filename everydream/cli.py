@@ -96,6 +96,7 @@ def inspect(
         from everydream.config import load_config, resolve  # noqa: PLC0415
         from everydream.data.scan import require_usable  # noqa: PLC0415
         from everydream.evaluation.heldout import require_enough  # noqa: PLC0415
+        from everydream.methods.textual_inversion import unused_words  # noqa: PLC0415
         from everydream.plan import plan_run  # noqa: PLC0415
         from everydream.report import describe_inspection, inspect_report  # noqa: PLC0415
         from everydream.yaml_text import apply_override  # noqa: PLC0415
@@ -127,6 +128,8 @@ def inspect(
             text = json.dumps(report, ensure_ascii=False, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
             print(f"Report written to {json_file}")
+        if unused := unused_words(settings.textual_inversion.words, planned.index.captions):
+            raise ConfigError("\n".join(unused))
         require_usable(planned.index, settings.data.strict)
         require_enough(planned.index, settings.data.sources, settings.preservation)
 

@@ -142,7 +142,8 @@ def resolve(
         # Of sources that are at fault themselves, parts were put aside: what they name is not there to be found.
         whole = not any(problem.startswith("data.sources") for problem in problems)
         problems += source_problems(config.data.sources) if whole else []
-        problems += [*_cross_checks(config), *_method_checks(config)]
+        problems += _cross_checks(config)
+        problems += _method_checks(config) if not any(problem.startswith("method:") for problem in problems) else []
         config = _with_usual_values(config)
         config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)

@@ -48,15 +48,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, config=was))
     progress = checkpoint.progress if checkpoint is not None else Progress()
 
-    config, folders = with_class_images(config)
-    missing = describe_missing(folders)
-    if checkpoint is not None and missing:
-        # Before anything is made that other settings would not want: the settings alone, as if no image had changed.
-        state.require_same(checkpoint, state.Facts(config.plain(), checkpoint.facts.images), allow_changes)
-    for line in missing:
-        display.say(f"{line}; the model makes them now.")
-    with display.counting("Making class images") as counter:
-        make_missing(config, folders, launch, counter)
+    config = with_made_images(config, checkpoint, allow_changes, launch, display)
     with display.counting("Checking images") as counter:
         planned = plan_run(config, counter)
     facts = state.Facts.of(config.plain(), planned.index, *planned.apart())
@@ -166,6 +158,33 @@ def prepare(
             trainee.ema.load_state_dict(checkpoint.ema)
         launch.load_scaler_state(checkpoint.scaler)
     return trainee
+
+
+def with_made_images(
+    config: RunConfig, checkpoint: state.Checkpoint | None, allow_changes: bool, launch: Launch, display: Display
+) -> RunConfig:
+    """Return the config with its class images in place, once those that were missing are made."""
+    config, folders = with_class_images(config)
+    missing = describe_missing(folders)
+    if not missing:
+        return config
+    # Before anything is made that other settings would not want: the settings alone, as if no image had changed.
+    if checkpoint is not None:
+        state.require_same(checkpoint, state.Facts(config.plain(), checkpoint.facts.images), allow_changes)
+    require_fitting(config)
+    for line in missing:
+        display.say(f"{line}; the model makes them now.")
+    with display.counting("Making class images") as counter:
+        make_missing(config, folders, launch, counter)
+    return config
+
+
+def require_fitting(config: RunConfig) -> None:
+    """Raise ConfigError if the settings do not fit the model, before hours are spent on its class images."""
+    planned = plan_run(config, check=False)
+    family = load(config.model, config.text_encoder.clip_skip)
+    require_fitting_buckets(planned.buckets, family)
+    METHODS[config.method](config).attach(family, config.seed, planned.index.captions)
 
 
 def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee) -> Path:

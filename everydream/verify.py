@@ -71,9 +71,13 @@ def _run_and_kill(arguments: list[str], runs_dir: Path, at_step: int) -> int:
             process.wait()
             return _steps_done(runs_dir)
         time.sleep(_POLL_S)
-    raise TrainingError(
-        f"The trial run ended (exit code {process.returncode}) before it could be killed; try more --steps."
-    )
+    done = _steps_done(runs_dir)
+    if process.returncode == 0:
+        raise TrainingError(
+            f"The trial run was over after {done} steps, before it could be killed: this config has no more. Give it "
+            "more epochs for the proof, e.g. train.epochs=20."
+        )
+    raise TrainingError(f"The trial run ended with exit code {process.returncode} after {done} steps.")
 
 
 def _steps_done(runs_dir: Path) -> int:

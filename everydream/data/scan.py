@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from everydream.data.kohya import parse_folder
 from everydream.data.pairing import unique_names
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.shards import open_binary, picture_at
@@ -102,7 +103,9 @@ def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int
     """Return what is suspicious about whole sources: no image, or one caption for nearly all where each has its own."""
     usable = set(index.source_N.tolist())
     found = {
-        number: ["holds no usable image"] for number, root in enumerate(index.roots) if number not in usable and root
+        number: ["holds no usable image"]
+        for number, root in enumerate(index.roots)
+        if number not in usable and root and Path(root).exists()
     }
     firsts: dict[int, Counter[str]] = {}
     for record, source in enumerate(index.source_N.tolist()):
@@ -112,7 +115,20 @@ def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int
         own = sources[source].caption_rule in _OWN_CAPTIONS and sources[source].role != "class"
         if own and total >= _FEW_IMAGES and count >= _NEARLY_ALL * total:
             found[source] = [f'{count} of {total} images have the same caption, "{caption}"']
+    for number in _like_kohyas(index, sources):
+        found.setdefault(number, []).append("its folders are named as kohya's are; if so, give it captions: kohya")
     return found
+
+
+def _like_kohyas(index: Index, sources: Sequence[SourceSettings]) -> set[int]:
+    """Return the sources of file-name captions whose images all lie in folders such as `40_tok class`."""
+    others = {
+        number
+        for number, path in zip(index.source_N.tolist(), index.paths, strict=True)
+        if "/" not in path or parse_folder(path.partition("/")[0]) is None
+    }
+    mine = {n for n, source in enumerate(sources) if source.caption_rule == "everydream"}
+    return (mine & set(index.source_N.tolist())) - others
 
 
 # Looking at the images

@@ -14,6 +14,7 @@ import torch
 
 from everydream.errors import FormatError
 from everydream.formats.files import StateDict, is_safetensors, read_file, write_pickle, write_safetensors
+from everydream.formats.kinds import kind_of
 from everydream.formats.pickles import load_pickle
 
 
@@ -35,7 +36,7 @@ def read_embedding(path: Path) -> StateDict:
         held = ", ".join(map(str, list(contents)[:4])) if isinstance(contents, Mapping) else type(contents).__name__
         raise FormatError(
             f"{path} is no textual-inversion embedding: it holds {held or 'nothing'}. Give a file with one tensor per "
-            "word, or AUTOMATIC1111's or the original's `string_to_param`."
+            f"word, or AUTOMATIC1111's or the original's `string_to_param`.{kind_of(path)}"
         )
     return vectors
 

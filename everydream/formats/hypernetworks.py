@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from everydream.errors import FormatError
-from everydream.formats.files import StateDict, write_pickle
+from everydream.formats.files import StateDict, is_safetensors, write_pickle
+from everydream.formats.kinds import kind_of
 from everydream.formats.pickles import load_pickle
 
 _OLD_NAMES = {"linear1": "linear.0", "linear2": "linear.1"}
@@ -35,13 +36,15 @@ def read_hypernetwork(path: Path) -> HypernetworkFile:
     """Read a hypernetwork. Raises FormatError for anything else."""
     if not path.is_file():
         raise FormatError(f"There is no hypernetwork file at {path.absolute()}.")
+    if is_safetensors(path):
+        raise FormatError(f"{path} is no hypernetwork, which would be a .pt.{kind_of(path)}")
     contents, _ = load_pickle(path)
     weights = {k: v for k, v in contents.items() if isinstance(k, int)} if isinstance(contents, Mapping) else {}
     pairs = {width: (_tensors(pair, 0), _tensors(pair, 1)) for width, pair in weights.items()}
     if not pairs or not all(keys and values for keys, values in pairs.values()):
         raise FormatError(
             f"{path} is no hypernetwork: it should hold, for each width of attention (320, 640, 768, 1280), a pair of "
-            "networks. Give one that AUTOMATIC1111 or this trainer wrote."
+            f"networks. Give one that AUTOMATIC1111 or this trainer wrote.{kind_of(path)}"
         )
     try:
         return _file(contents, pairs)

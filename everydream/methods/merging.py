@@ -8,6 +8,7 @@ import torch
 from everydream.errors import FormatError
 from everydream.formats import adapters
 from everydream.formats.files import read_file
+from everydream.formats.kinds import ADAPTER, kind_of
 from everydream.models.family import Family
 
 _SHOWN = 3
@@ -20,6 +21,9 @@ def merge_adapter(family: Family, path: Path, strength: float = 1.0) -> int:
     Takes LoRA, LoCon, LoHa and LoKr, kohya's and diffusers' names. Raises FormatError, with nothing changed, for an
     adapter of another architecture and for kinds that are not known.
     """
+    kind = kind_of(path)
+    if kind not in (ADAPTER, ""):
+        raise FormatError(f"{path} is no LoRA, LoCon, LoHa or LoKr.{kind}")
     file = read_file(path)
     layers = family.adapter_weights()
     names = {module: theirs for module, (theirs, _) in layers.items()}

@@ -62,12 +62,16 @@ def _require_sensible(family: Family, words: Sequence[WordSettings], captions: S
                 f"{key}: {word.token!r} is in the model's vocabulary already, and what it means there would be in the "
                 f"way. Take one that is not, e.g. <{file_name_of(word.token)}>."
             )
-        pattern = word_pattern([word.token])
-        if not any(pattern.search(caption) for caption in captions):
-            shown = f"; the first caption is {captions[0]!r}" if captions else ""
-            problems.append(
-                f"{key}: none of the {len(captions)} captions holds {word.token!r}, so it would learn nothing{shown}. "
-                f"Write it into them, or give the source a label such as 'a photo of {word.token}'."
-            )
-    if problems:
+    if problems := [*problems, *unused_words(words, captions)]:
         raise ConfigError("\n".join(problems))
+
+
+def unused_words(words: Sequence[WordSettings], captions: Sequence[str]) -> list[str]:
+    """Return a line for each word that no caption holds."""
+    shown = f"; the first caption is {captions[0]!r}" if captions else ""
+    return [
+        f"textual_inversion.words.{i}.token: none of the {len(captions)} captions holds {word.token!r}, so it would "
+        f"learn nothing{shown}. Write it into them, or give the source a label such as 'a photo of {word.token}'."
+        for i, word in enumerate(words)
+        if not any(word_pattern([word.token]).search(caption) for caption in captions)
+    ]

@@ -6,19 +6,22 @@ from pathlib import Path
 from everydream.errors import ConfigError
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a text file: one a line, blank lines and lines starting with # left out."""
+def read_prompts(path: Path, key: str = "samples.prompts") -> list[str]:
+    """Return the prompts of a text file: one a line, blank lines and lines starting with # left out.
+
+    `key` is what messages call it.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(
-            f"samples.prompts: {path} cannot be read ({error.strerror}). Make the file, or leave the key out."
+            f"{key}: {path} cannot be read ({error.strerror}). Make the file, or leave the key out."
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"samples.prompts: {path} is not UTF-8 text. Save it as UTF-8.") from error
+        raise ConfigError(f"{key}: {path} is not UTF-8 text. Save it as UTF-8.") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not prompts:
-        raise ConfigError(f"samples.prompts: {path} holds no prompt. Write one a line.")
+        raise ConfigError(f"{key}: {path} holds no prompt. Write one a line.")
     return prompts
 
 

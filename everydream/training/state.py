@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from everydream.errors import FormatError, ResumeError
-from everydream.formats.files import METADATA_KEY, StateDict, total_bytes, write_pickle
+from everydream.formats.files import METADATA_KEY, StateDict, is_safetensors, total_bytes, write_pickle
 from everydream.formats.pickles import load_pickle
 from everydream.methods.method import ParameterGroup
 from everydream.models.common.additions import added_names
@@ -140,6 +140,11 @@ def checkpoint_bytes(family: Family, groups: Sequence[ParameterGroup], with_ema:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a last.ckpt. Raises ResumeError for a file that is whole but holds no training state."""
+    if is_safetensors(path):
+        raise ResumeError(
+            f"{path} is an export, which holds weights and no training state. Resume from the last.ckpt beside it, or "
+            "name it under model.path to start from it."
+        )
     try:
         contents, _ = load_pickle(path)
     except FormatError as error:

@@ -73,7 +73,7 @@ def test_what_is_held_out_is_never_drawn_and_the_shares_stay_exact(
 
 
 def test_crops_of_one_photo_are_not_held_out_from_one_another() -> None:
-    index = replace(make_index([3, 10]), groups={record: "photo" for record in range(3, 11)})
+    index = replace(make_index([3, 10]), groups=dict.fromkeys(range(3, 11), "photo"))
     assert most_held_out(index, roles(1)) == [0, 2], "two stand alone"
     assert hold_out(index, roles(1), 5, 0).tolist() == [11, 12]
 

@@ -28,8 +28,8 @@ def teach(tmp_path: Path, model_folder: Path) -> Callable[..., Any]:
     """Return a function that runs the command on three photos."""
     make_images(tmp_path / "photos", 3, seed=1)
 
-    def run_it(*options: object, check: int = 0) -> Any:
-        quick = QUICK if "class" in options else (*QUICK, "class_images.steps=2")
+    def run_it(*options: object, check: int = 0, plain: bool = False) -> Any:
+        quick = QUICK if plain or "class" in options else (*QUICK, "class_images.steps=2")
         return run(
             "concept", "--concept-label", "photo of billhamilton man", "--concept-images-dir", tmp_path / "photos",
             "--class-label", "photo of a man", "--class-images", 4, "--model", model_folder, "--resolution", 64,
@@ -96,7 +96,7 @@ def test_as_an_adapter_with_class_images_of_ones_own(teach: Callable[..., Any], 
 
 
 def test_as_a_word(teach: Callable[..., Any], tmp_path: Path) -> None:
-    told = teach("--method", "textual_inversion", "--skip", "class").stdout
+    told = teach("--method", "textual_inversion", plain=True).stdout
     assert "none measured" in told and "--embedding" in told
     found = read_embedding(tmp_path / "bill" / "billhamilton.safetensors")
     assert found.keys() == {"billhamilton"} and found["billhamilton"].shape == (4, 64)
@@ -131,6 +131,24 @@ def test_photos_and_not_what_was_prepared_once(teach: Callable[..., Any], tmp_pa
     assert "no prepared images" in teach("--person", "--skip", "prepare", "--out", tmp_path / "x", check=2).stderr
 
 
+def test_an_earlier_result_stays_beside_a_new_one(teach: Callable[..., Any], tmp_path: Path) -> None:
+    teach("--method", "lora")
+    first = (tmp_path / "bill" / "bill.safetensors").read_bytes()
+    told = teach("--method", "lora", "optimizer.lr=0.02", check=2).stderr
+    assert "begin anew beside the old run, with --fresh" in told and "--allow-changes" not in told
+    assert "bill-2.safetensors" in teach("--method", "lora", "--fresh", "optimizer.lr=0.02").stdout
+    assert (tmp_path / "bill" / "bill.safetensors").read_bytes() == first
+    assert (tmp_path / "bill" / "bill-2.safetensors").read_bytes() != first
+    raw = yaml.safe_load((tmp_path / "bill" / "project.yaml").read_text(encoding="utf-8"))
+    assert raw["optimizer"]["lr"] == 0.02, "the project is what was trained"
+
+
+def test_photos_without_a_face_are_left_out_by_name(teach: Callable[..., Any], tmp_path: Path) -> None:
+    result = teach("--person", check=2)
+    assert "no face was found" in result.stdout and "a picture of thing 0_(1).png" in result.stdout
+    assert not list((tmp_path / "bill").glob("runs/bill-*"))
+
+
 def test_slips(teach: Callable[..., Any], tmp_path: Path) -> None:
     assert "--skip tarin: no such step" in teach("--skip", "tarin", check=2).stderr
     assert "holds no run of bill" in teach("--skip", "train", check=2).stderr
@@ -138,7 +156,8 @@ def test_slips(teach: Callable[..., Any], tmp_path: Path) -> None:
     assert "training with class images" in teach("--skip", "class", check=2).stderr
     told = teach("--concept-label", "photo of a man", check=2).stderr
     assert "so nothing would name the new" in told
-    assert "there is nothing at" in teach("--concept-images-dir", tmp_path / "none", check=2).stderr
+    assert "there is no folder" in teach("--concept-images-dir", tmp_path / "none", check=2).stderr
+    assert not (tmp_path / "bill").exists() or not list((tmp_path / "bill").glob("*.safetensors"))
 
 
 def test_new_words() -> None:

@@ -195,6 +195,14 @@ def test_going_on_where_the_base_model_is_not(subject: Callable[..., Path], tmp_
     assert max(line["step"] for line in metrics_of(run)) == 3 * len([x for x in metrics_of(run) if x["epoch"] == 0])
 
 
+def test_what_does_not_fit_the_model_is_told_before_anything_is_made(
+    subject: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="train_last_layers is 5, but only 2 layers"):
+        train_here(subject({"generate": 2, "label": PROMPT}, text_encoder={"train_last_layers": 5}))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_dreambooth_without_class_images(project: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="no source has role: class"):
         load_config(project(method="dreambooth"))

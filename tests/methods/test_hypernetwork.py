@@ -12,11 +12,14 @@ from torch import nn
 from torch.nn import functional
 
 from everydream.errors import ConfigError, FormatError
+from everydream.formats.embeddings import read_embedding, write_for_webui
 from everydream.formats.hypernetworks import read_hypernetwork
 from everydream.methods.hypernetwork import load_into
+from everydream.methods.merging import merge_adapter
 from everydream.methods.settings import HypernetworkSettings
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
+from everydream.models.write import write_model
 from everydream.seeding import torch_generator
 
 
@@ -99,6 +102,28 @@ def test_applied_as_in_the_web_ui(model_folder: Path, tmp_path: Path, settings: 
     loaded = fresh(model_folder)
     load_into(loaded, path, 1.0)
     assert torch.equal(prediction(loaded), found)
+
+
+def test_another_kind_of_file_is_told_apart(model_folder: Path, tmp_path: Path) -> None:
+    _, hyper = exported(model_folder, tmp_path)
+    write_for_webui(tmp_path / "word.pt", "<rex>", torch.zeros(2, 64))
+    family = fresh(model_folder)
+    method = make_method("lora")
+    method.attach(family, 0, [])
+    (lora,) = method.export(family, tmp_path / "lora", "safetensors", torch.float32)
+    model = write_model(family, tmp_path / "model", "safetensors", torch.float16)
+    kinds = {hyper: "a hypernetwork", tmp_path / "word.pt": "a textual-inversion embedding", lora: "an adapter",
+             model: "a whole model"}  # fmt: skip
+    readers = {
+        hyper: read_hypernetwork, tmp_path / "word.pt": read_embedding,
+        lora: lambda path: merge_adapter(fresh(model_folder), path),
+    }  # fmt: skip
+    for own, read in readers.items():
+        read(own)
+        for other, kind in kinds.items():
+            if other != own:
+                with pytest.raises(FormatError, match=f"{other.name}.* It is {kind}"):
+                    read(other)
 
 
 def test_strength(model_folder: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _recognise(state: StateDict, families: dict[str, ModuleType], path: Path) ->
     sample = ", ".join(sorted(state)[:3])
     raise FormatError(
         f"{path} is not a Stable Diffusion 1.x or 2.x checkpoint: of its {len(state)} tensors none is named as their "
-        f"UNet and text encoder are (it has {sample}, ...). A LoRA, a VAE or an embedding alone cannot be fine-tuned."
+        f"UNet and text encoder are (it has {sample}, ...). A LoRA, a VAE or an embedding alone is no model."
     )
 
 

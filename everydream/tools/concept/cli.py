@@ -7,6 +7,7 @@ import typer
 
 from everydream.errors import ConfigError
 from everydream.told import told
+from everydream.tools.prep.cli import Faces
 
 _STOPPED = "Stopped. The same command goes on where this one was."
 
@@ -20,6 +21,9 @@ def concept(
     ] = None,
     class_images: Annotated[int, typer.Option(min=1, help="Class images wanted; missing ones are made.")] = 200,
     person: Annotated[bool, typer.Option("--person", help="Crop around faces first, in growing context.")] = False,
+    faces: Annotated[
+        Faces, typer.Option(help="With --person: photos that do not show exactly one face, as for prep.")
+    ] = Faces.SKIP,
     method: Annotated[
         str, typer.Option(help="full, dreambooth, lora, textual_inversion or hypernetwork; see docs/methods.md.")
     ] = "dreambooth",
@@ -52,7 +56,9 @@ def concept(
         wanted = Concept(
             label=concept_label, photos=concept_images_dir, class_label=class_label, class_photos=class_images_dir,
             num_class=class_images, model=model, method=method, folder=out or Path("concepts") / name_of(concept_label),
-            resolution=resolution, batch_size=batch_size, class_images="class" not in skipped,
+            resolution=resolution, batch_size=batch_size, faces=faces.value,
+            # A new word changes nothing that the model knows, so there is nothing to preserve.
+            class_images="class" not in skipped and method != "textual_inversion",
             overrides=overrides or [],
         )  # fmt: skip
         file = teach(wanted, person, skipped, fresh)

@@ -3,12 +3,13 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from everydream.errors import ConfigError
 from everydream.formats.atomic import atomic_file
+from everydream.yaml_text import apply_override
 
 _REPEATS = 20
 """Visits of a photo in each of the epochs: 100 in all, the middle of what guides for few photos advise."""
@@ -33,6 +34,8 @@ class Concept:
     """Of the concept: everything is written below it."""
     resolution: int = 512
     batch_size: int = 4
+    faces: Literal["skip", "largest", "all"] = "skip"
+    """What happens, with prepared faces, to photos that do not show exactly one."""
     class_images: bool = True
     overrides: list[str] = field(default_factory=list)
 
@@ -66,6 +69,9 @@ def new_words(label: str, class_label: str) -> list[str]:
 def write_project(concept: Concept, images: Path) -> None:
     """Write project.yaml for training on `images`."""
     raw = project(concept, images)
+    # What is wrong with an override is told when the file is read, beside all else.
+    for override in concept.overrides:
+        apply_override(raw, override)
     concept.folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(concept.config) as partial:
         head = "# Written by `everydream concept`, anew each time; `python train.py --config` runs it too.\n"

@@ -1,5 +1,7 @@
 """The steps of a concept, in order; each returns what the next one needs, and says what it did."""
 
+import filecmp
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from everydream.tools.concept.pick import Candidate, exports_of, measure, pick, 
 from everydream.tools.concept.project import Concept, new_words, write_project
 from everydream.tools.models.files import size_of
 from everydream.tools.prep.settings import PrepSettings
-from everydream.tools.prep.work import prepare
+from everydream.tools.prep.work import describe, prepare
 from everydream.tools.progress import counting
 from everydream.training.runs import find_checkpoint
 
@@ -25,6 +27,10 @@ def teach(concept: Concept, person: bool, skip: Sequence[str], fresh: bool) -> P
 
     Raises ConfigError where a step needs what a skipped one has not left, and whatever training raises.
     """
+    if not concept.photos.is_dir():
+        raise ConfigError(f"--concept-images-dir: there is no folder {concept.photos.absolute()}.")
+    for step in skip:
+        print(f"Left out: {step}.")
     images = _prepare(concept, person, "prepare" in skip)
     write_project(concept, images)
     config = load_config(concept.config, concept.overrides, to_train=True)
@@ -44,9 +50,8 @@ def _prepare(concept: Concept, person: bool, skipped: bool) -> Path:
         if not prepared.is_dir():
             raise ConfigError(f"--skip prepare, but there are no prepared images in {prepared}. Leave it out once.")
         return prepared
-    photos = prepare(concept.photos, prepared, PrepSettings(person=True, size=concept.resolution))
-    used = sum(photo.outcome != "rejected" for photo in photos)
-    print(f"Prepared {used} of {len(photos)} photos in {prepared}; see {prepared / '.prep'} for what was done.")
+    settings = PrepSettings(person=True, size=concept.resolution, faces=concept.faces)
+    print(describe(prepare(concept.photos, prepared, settings), prepared))
     return prepared
 
 
@@ -58,7 +63,8 @@ def _train(config: RunConfig, fresh: bool) -> Path:
     try:
         run, ended_by = train(config, last)
     except ResumeError as error:
-        raise ResumeError(f"{error}\nOr begin anew beside the old run, with --fresh.") from error
+        way_out = "begin anew beside the old run, with --fresh"
+        raise ResumeError(str(error).replace("go on regardless with --allow-changes", way_out)) from error
     if ended_by is not None:
         raise KeyboardInterrupt
     return run
@@ -93,16 +99,36 @@ def _prune(concept: Concept, chosen: Candidate) -> Path:
     # The word to type in other tools is a file's name for embeddings, so that is what it is called there.
     is_word = concept.method == "textual_inversion"
     name = file_name_of(new_words(concept.label, concept.class_label)[0]) if is_word else concept.name
-    if chosen.path.is_dir():
-        out = concept.folder / "model"
+    is_folder = chosen.path.is_dir()
+    out = _free(concept.folder / ("model" if is_folder else f"{name}{chosen.path.suffix}"), chosen.path)
+    if is_folder:
         with atomic_folder(out) as folder:
             shutil.copytree(chosen.path, folder, dirs_exist_ok=True)
     else:
-        out = concept.folder / f"{name}{chosen.path.suffix}"
         with atomic_file(out) as partial:
             shutil.copyfile(chosen.path, partial)
     print(f"Kept {out} ({format_bytes(size_of(out))}), from step {chosen.step}.")
     return out
+
+
+def _free(out: Path, source: Path) -> Path:
+    """Return a name that nothing has but the same file: an earlier result stays beside a new one."""
+    for number in range(2, 1000):
+        if not out.exists() or _same(out, source):
+            break
+        out = out.with_name(f"{out.stem.removesuffix(f'-{number - 1}')}-{number}{out.suffix}")
+    return out
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Tell whether two files, or the files of two folders, are equal byte for byte."""
+    files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in (one, other)]
+    pairs = [(one / name, other / name) for name in files[0]] if one.is_dir() else [(one, other)]
+    return (
+        one.is_dir() == other.is_dir()
+        and files[0] == files[1]
+        and all(filecmp.cmp(mine, theirs, shallow=False) for mine, theirs in pairs)
+    )
 
 
 def how_to_prompt(concept: Concept, file: Path) -> str:
@@ -111,7 +137,8 @@ def how_to_prompt(concept: Concept, file: Path) -> str:
     option = options.get(concept.method)
     model = f"{concept.model} {option} {file}" if option is not None else str(file)
     words = " ".join(new_words(concept.label, concept.class_label))
+    subject = re.sub(r"^(an? )?(photo|picture|image|portrait) of ", "", concept.label, flags=re.IGNORECASE)
     return (
         f"To use it, write “{concept.label}” where you would write “{concept.class_label}”; the new is in “{words}”.\n"
-        f'  everydream sample {model} "{concept.label}" "a painting of {concept.label}" --seeds 1-4'
+        f'  everydream sample {model} "{concept.label}" "a painting of {subject}" --seeds 1-4'
     )

@@ -95,7 +95,10 @@ def sample(
         from everydream.sampling.prompts import read_prompts  # noqa: PLC0415
         from everydream.sampling.settings import SamplerName  # noqa: PLC0415
 
-        wanted_prompts = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file is not None else [])]
+        wanted_prompts = [
+            *(prompts or []),
+            *(read_prompts(prompts_file, "--prompts") if prompts_file is not None else []),
+        ]
         if not wanted_prompts:
             raise ConfigError("Say what to draw: everydream sample MODEL 'a photo of a cat', or --prompts FILE.")
         if sampler not in get_args(SamplerName):

@@ -1,0 +1,34 @@
+"""What a file of weights is, told by its contents, for messages to those who gave it where another kind was wanted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from everydream.errors import FormatError
+from everydream.formats.files import is_safetensors, read_file
+from everydream.formats.pickles import load_pickle
+
+_HYPERNETWORK = " It is a hypernetwork, for `everydream sample --hypernetwork`."
+_MODEL = " It is a whole model."
+ADAPTER = " It is an adapter such as a LoRA, for `everydream sample --lora` or `everydream merge`."
+_EMBEDDING = " It is a textual-inversion embedding, for `everydream sample --embedding`."
+
+
+def kind_of(path: Path) -> str:
+    """Return what a file seems to be, as a sentence to end a message with, or "" if that cannot be told."""
+    try:
+        contents = read_file(path).tensors if is_safetensors(path) else load_pickle(path)[0]
+    except FormatError:
+        return ""
+    inner = contents.get("state_dict", contents) if isinstance(contents, Mapping) else {}
+    held = inner if isinstance(inner, Mapping) else {}
+    keys = [key for key in held if isinstance(key, str)]
+    tensors = [value for value in held.values() if isinstance(value, torch.Tensor)]
+    signs = {
+        _HYPERNETWORK: any(isinstance(key, int) for key in held),
+        _MODEL: any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in keys),
+        ADAPTER: any(mark in key for key in keys for mark in ("lora", "hada_", "lokr_")),
+        _EMBEDDING: "string_to_param" in keys or (0 < len(tensors) < 3 and all(t.dim() <= 2 for t in tensors)),
+    }
+    return next((said for said, is_so in signs.items() if is_so), "")
