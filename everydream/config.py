@@ -14,6 +14,7 @@ from everydream.data.pairing import source_problems
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.errors import ConfigError
 from everydream.evaluation.settings import PreservationSettings
+from everydream.methods.checks import changed_keys, method_problems
 from everydream.methods.settings import (
     FORMATS,
     USUAL_RATES,
@@ -143,7 +144,9 @@ def resolve(
         whole = not any(problem.startswith("data.sources") for problem in problems)
         problems += source_problems(config.data.sources) if whole else []
         problems += _cross_checks(config)
-        problems += _method_checks(config) if not any(problem.startswith("method:") for problem in problems) else []
+        if not any(problem.startswith("method:") for problem in problems):
+            problems += method_problems(config, config.checkpoints.formats or (), config.train.epochs)
+            problems += _class_checks(config)
         config = _with_usual_values(config)
         config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)
@@ -193,70 +196,20 @@ def _cross_checks(config: RunConfig) -> list[str]:
     return problems
 
 
-def _method_checks(config: RunConfig) -> list[str]:
-    """Return what does not go with the method: nothing that is set may be without effect."""
-    method, problems = config.method, []
-    trains_networks = method in USUAL_RATES
-    if trains_networks and not config.unet.train and not config.text_encoder.train:
-        problems.append("unet.train, text_encoder.train: both are false, so nothing would train.")
-    idle = [name for name in ("lora", "textual_inversion", "hypernetwork") if name != method]
-    idle += [] if trains_networks else ["unet", "text_encoder"]
-    problems += [
-        f"{key}: has no effect with method: {method}. Take it out, or choose the method that it belongs to."
-        for name in idle
-        for key in _changed_keys(name, getattr(config, name))
-        if key != "text_encoder.clip_skip"
+def _class_checks(config: RunConfig) -> list[str]:
+    """Return what is said of class images without any."""
+    if any(source.role == "class" for source in config.data.sources):
+        return []
+    problems = [
+        f"{key}: has no effect, since no source has role: class."
+        for key in changed_keys("class_images", config.class_images)
     ]
-    problems += _part_checks(config) if trains_networks else []
-    has_class = any(source.role == "class" for source in config.data.sources)
-    if not has_class:
-        problems += [
-            f"{key}: has no effect, since no source has role: class."
-            for key in _changed_keys("class_images", config.class_images)
-        ]
-    if method == "dreambooth" and not has_class:
+    if config.method == "dreambooth":
         problems.append(
             "data.sources: method: dreambooth preserves what the model knows of a class, and no source has role: "
             "class. Add one, with its images or with `generate: 200` and a label, or use method: full."
         )
-    if method == "textual_inversion" and not config.textual_inversion.words:
-        problems.append("textual_inversion.words: empty; say what to learn, e.g. [{token: <rex>, init: dog}].")
-    for name in config.checkpoints.formats or ():
-        if name not in FORMATS[method] or (name == "diffusers" and config.lora.kind != "lora"):
-            kind = "" if config.lora.kind == "lora" else f" of kind {config.lora.kind}"
-            problems.append(
-                f"checkpoints.formats: {name} cannot be written with method: {method}{kind}; it writes "
-                f"{', '.join(other for other in FORMATS[method] if other != name)}."
-            )
     return problems
-
-
-def _part_checks(config: RunConfig) -> list[str]:
-    """Return what the parts' own settings have against each other, for the methods that train networks."""
-    parts: dict[str, UNetSettings | TextEncoderSettings] = {"unet": config.unet, "text_encoder": config.text_encoder}
-    problems = [
-        f"{key}: has no effect with {name}.train: false."
-        for name, part in parts.items()
-        if not part.train
-        for key in _changed_keys(name, part)
-        if key.rpartition(".")[2] not in ("train", "lr", "clip_skip")
-    ]
-    if config.method == "lora" and not config.text_encoder.train_embeddings:
-        problems.append("text_encoder.train_embeddings: has no effect with method: lora, which adapts no embeddings.")
-    stops = [part.epochs for part in parts.values() if part.train]
-    last = max((stop for stop in stops if stop is not None), default=0)
-    if stops and None not in stops and last < config.train.epochs:
-        problems.append(
-            f"unet.epochs, text_encoder.epochs: nothing would train after epoch {last} of {config.train.epochs}; set "
-            f"train.epochs to {last}, or let one part go on."
-        )
-    return problems
-
-
-def _changed_keys(prefix: str, section: Settings) -> list[str]:
-    defaults = type(section)()
-    names = type(section).model_fields
-    return [f"{prefix}.{name}" for name in names if getattr(section, name) != getattr(defaults, name)]
 
 
 def _with_usual_values(config: RunConfig) -> RunConfig:

@@ -12,6 +12,7 @@ from everydream.formats.files import StateDict
 from everydream.methods.settings import (
     HypernetworkSettings,
     LoraSettings,
+    MethodName,
     TextEncoderSettings,
     TextualInversionSettings,
     UNetSettings,
@@ -40,6 +41,8 @@ class MethodSettings(Protocol):
 
     @property
     def project(self) -> str: ...  # noqa: D102
+    @property
+    def method(self) -> MethodName: ...  # noqa: D102
     @property
     def unet(self) -> UNetSettings: ...  # noqa: D102
     @property
