@@ -112,6 +112,11 @@ def test_joepennas_config() -> None:
         assert f"  {key}: " in needless
 
 
+def test_a_known_key_that_is_empty_asks_for_nothing() -> None:
+    config, report = imported(saved({**JOEPENNA, "model_path": "", "model_repo_id": "org/name"}))
+    assert config.model.path == "org/name" and "unknown" not in report
+
+
 def test_joepennas_own_defaults_count_for_missing_keys() -> None:
     few = {key: JOEPENNA[key] for key in ("token", "class_word", "training_images_folder_path", "model_path", "schema")}
     config, _ = imported(saved(few))

@@ -146,7 +146,8 @@ def _put_rates(keys: Keys, draft: Draft, optimizer: Keys, base: Keys, text: Keys
     unet = one or unet or 1e-6
     if suits:
         draft.put("unet.lr", unet, "lr")
-        draft.put("text_encoder.lr", one or own or unet * scale, "lr of text_encoder_overrides, else the same")
+        said = "lr of train.json, which goes before all there" if one else "lr of text_encoder_overrides, else the same"
+        draft.put("text_encoder.lr", one or own or unet * scale, said)
 
 
 def _put_lengths(keys: Keys, draft: Draft, base: Keys, shape: str) -> None:

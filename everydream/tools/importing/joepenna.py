@@ -35,8 +35,9 @@ def joepenna(raw: dict[str, Any]) -> Draft:
         keys.problem("schema", f"is {raw['schema']!r}, and only schema 1 is known; has the config another trainer's?")
     draft.put_project(keys.text("project_name", None), "project_name")
     draft.put("seed", keys.whole("seed", 23), "seed")
-    if keys.given("model_path"):
-        draft.put_model(keys.text("model_path", None), "model_path")
+    path = keys.text("model_path", None)
+    if path is not None:
+        draft.put_model(path, "model_path")
     else:
         draft.put_model(
             keys.text("model_repo_id", None), "model_repo_id" if keys.given("model_repo_id") else "model_path"
