@@ -171,20 +171,16 @@ def fingerprint(model: Path) -> str:
 
 def make_missing(
     config: RunConfig, folders: Sequence[ClassFolder], launch: Launch, progress: Callable[[int, int], None]
-) -> int:
-    """Make the pictures that the folders lack; return how many were made. All processes take part.
+) -> None:
+    """Make the pictures that the folders lack, of which at least one does. All processes take part.
 
     Raises TrainingError if the model draws nothing but blank pictures.
     """
-    lacking = [folder for folder in folders if len(folder.made()) < folder.wanted]
-    if not lacking:
-        return 0
     family = load(config.model, config.text_encoder.clip_skip)
     launch.place(family)
-    total, before = sum(folder.wanted for folder in folders), sum(len(folder.made()) for folder in folders)
-    for folder in lacking:
+    total = sum(folder.wanted for folder in folders)
+    for folder in folders:
         _fill(config, folder, family, launch, lambda: progress(sum(len(f.made()) for f in folders), total))
-    return sum(len(folder.made()) for folder in folders) - before
 
 
 def _fill(config: RunConfig, folder: ClassFolder, family: Family, launch: Launch, shown: Callable[[], None]) -> None:
@@ -246,8 +242,7 @@ def _make(config: RunConfig, folder: ClassFolder, family: Family, numbers: Seque
 
 def is_blank(picture: Picture) -> bool:
     """Tell whether a picture (H, W, 3) shows nothing."""
-    spread = picture.reshape(-1, picture.shape[-1]).max(0).astype(int) - picture.reshape(-1, picture.shape[-1]).min(0)
-    return bool((spread < _FLAT).all())
+    return bool((np.ptp(picture, axis=(0, 1)) < _FLAT).all())
 
 
 def describe_missing(folders: Sequence[ClassFolder]) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 
 from everydream.errors import FormatError
 from everydream.formats import adapters
-from everydream.formats.files import read_file
+from everydream.formats.files import TensorFile, read_file
 from everydream.formats.kinds import ADAPTER, kind_of
 from everydream.models.family import Family
 
@@ -21,15 +21,13 @@ def merge_adapter(family: Family, path: Path, strength: float = 1.0) -> int:
     Takes LoRA, LoCon, LoHa and LoKr, kohya's and diffusers' names. Raises FormatError, with nothing changed, for an
     adapter of another architecture and for kinds that are not known.
     """
-    kind = kind_of(path)
-    if kind not in (ADAPTER, ""):
-        raise FormatError(f"{path} is no LoRA, LoCon, LoHa or LoKr.{kind}")
-    file = read_file(path)
+    file = _read(path)
     layers = family.adapter_weights()
     names = {module: theirs for module, (theirs, _) in layers.items()}
     adapter, unknown = adapters.from_file(file.tensors, file.metadata, names)
     odd = [key for key in file.tensors if "dora_scale" in key or "magnitude" in key]
     if not adapter:
+        _refuse_other_kinds(path)
         raise FormatError(_none_fits(path, unknown, family.name))
     if odd:
         raise FormatError(f"{path} is a DoRA (it holds {odd[0]}), which cannot be merged so far; LoRA, LoHa, LoKr can.")
@@ -49,6 +47,22 @@ def merge_adapter(family: Family, path: Path, strength: float = 1.0) -> int:
         weight = layers[module][1]
         weight.data += strength * change.to(weight)
     return len(changes)
+
+
+def _read(path: Path) -> TensorFile:
+    try:
+        return read_file(path)
+    except FormatError:
+        if path.is_file():
+            _refuse_other_kinds(path)
+        raise
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise FormatError if a file that is of no use here is seen to be something else; that reads it once more."""
+    kind = kind_of(path)
+    if kind not in (ADAPTER, ""):
+        raise FormatError(f"{path} is no LoRA, LoCon, LoHa or LoKr.{kind}")
 
 
 def _none_fits(path: Path, keys: Sequence[str], family: str) -> str:

@@ -69,9 +69,10 @@ def _require_sensible(family: Family, words: Sequence[WordSettings], captions: S
 def unused_words(words: Sequence[WordSettings], captions: Sequence[str]) -> list[str]:
     """Return a line for each word that no caption holds."""
     shown = f"; the first caption is {captions[0]!r}" if captions else ""
+    patterns = [word_pattern([word.token]) for word in words]
     return [
         f"textual_inversion.words.{i}.token: none of the {len(captions)} captions holds {word.token!r}, so it would "
         f"learn nothing{shown}. Write it into them, or give the source a label such as 'a photo of {word.token}'."
-        for i, word in enumerate(words)
-        if not any(word_pattern([word.token]).search(caption) for caption in captions)
+        for i, (word, pattern) in enumerate(zip(words, patterns, strict=True))
+        if not any(map(pattern.search, captions))
     ]

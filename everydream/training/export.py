@@ -31,17 +31,23 @@ def export_bytes(method: Method, family: Family, settings: CheckpointSettings) -
 
 
 def _delete_old(folder: Path, project: str, keep: int | None) -> None:
-    """Delete all but the `keep` newest exports of this run; nothing whose name is not one of ours."""
+    """Delete all but the `keep` newest exports of this run."""
     if keep is None:
         return
+    steps = exports_in(folder, project)
+    for step in sorted(steps)[:-keep]:
+        for path in steps[step]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def exports_in(folder: Path, project: str) -> dict[int, list[Path]]:
+    """Return a project's exports by step; nothing whose name is not one of ours."""
     pattern = re.compile(re.escape(project) + r"-e\d{4,}-s(\d{6,})(-[^/]+)?(\.safetensors|\.ckpt|\.pt)?")
     steps: dict[int, list[Path]] = {}
     for path in folder.iterdir():
         if match := pattern.fullmatch(path.name):
             steps.setdefault(int(match[1]), []).append(path)
-    for step in sorted(steps)[:-keep]:
-        for path in steps[step]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return steps
 
 
 def describe(settings: CheckpointSettings) -> str:

@@ -5,13 +5,11 @@ the preservation monitor measures. The concept's own loss falls even while a mod
 this tells the forgetting from the learning, and not which picture you will like: look at the grid too.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from everydream.config import RunConfig
 from everydream.evaluation.heldout import Measured, measured_records
@@ -23,7 +21,9 @@ from everydream.models.family import Family
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.plan import Planned
+from everydream.tools.models.files import to_fastest_device
 from everydream.tools.models.merge import adapter_file
+from everydream.training.export import exports_in
 
 _MAX_IMAGES = 16
 _TIMESTEPS = 8
@@ -50,10 +50,13 @@ class Candidate:
 
 def exports_of(run: Path, project: str, format_name: str) -> list[tuple[int, Path]]:
     """Return (step, path) of a run's exports in one format, the earliest first."""
-    ending = "" if format_name == "diffusers" else rf"\.{format_name}"
-    pattern = re.compile(re.escape(project) + rf"-e\d{{4,}}-s(\d{{6,}}){ending}")
-    found = [(int(m[1]), path) for path in (run / "checkpoints").iterdir() if (m := pattern.fullmatch(path.name))]
-    return sorted(found)
+    exports = exports_in(run / "checkpoints", project)
+    return [
+        (step, path)
+        for step in sorted(exports)
+        for path in exports[step]
+        if (path.is_dir() if format_name == "diffusers" else path.suffix == f".{format_name}")
+    ]
 
 
 def measure(
@@ -99,9 +102,7 @@ def with_export(config: RunConfig, path: Path | None) -> Family:
     family = load(model, config.text_encoder.clip_skip)
     if path is not None and not whole:
         _ADDERS[config.method](family, path)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    for module in family.modules().values():
-        module.to(device)
+    to_fastest_device(family)
     return family
 
 

@@ -1,14 +1,15 @@
 """What the model commands have in common: where a model goes by its name, in which precision, what a pickle holds."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from everydream.errors import ConfigError
-from everydream.formats.files import DTYPES, StateDict, read_file
+from everydream.formats.files import DTYPES, StateDict, is_safetensors, read_file
 from everydream.models.family import Family
 from everydream.models.write import write_model
 
@@ -48,6 +49,13 @@ def require_new(out: Path, overwrite: bool, *sources: Path) -> None:
         raise ConfigError(f"{out} holds other things than a model, {others[0]} for one. Give another name.")
 
 
+def to_fastest_device(family: Family) -> None:
+    """Move the networks to the accelerator, where there is one."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    for module in family.modules().values():
+        module.to(device)
+
+
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
     if path.is_file():
@@ -57,17 +65,28 @@ def size_of(path: Path) -> int:
 
 def precision_of(path: Path) -> str:
     """Return the precision that most floating tensors of a model have, by its name in `DTYPES`; fp32 for others."""
-    if path.is_file():
+    if path.is_file() and not is_safetensors(path):
         return precision_of_tensors(read_file(path).tensors)
-    files = sorted((path / "unet").glob("*.safetensors"))
-    return precision_of_tensors({f"{n}.{k}": t for n, f in enumerate(files) for k, t in read_file(f).tensors.items()})
+    files = [path] if path.is_file() else sorted((path / "unet").glob("*.safetensors"))
+    return _most_common([name for file in files for name in _dtypes_in_header(file)])
 
 
 def precision_of_tensors(tensors: StateDict) -> str:
     """Return the precision that most floating tensors have, by its name in `DTYPES`; fp32 for others."""
-    counts = Counter(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    return names.get(counts.most_common(1)[0][0], "fp32") if counts else "fp32"
+    return _most_common([str(tensor.dtype) for tensor in tensors.values() if tensor.is_floating_point()])
+
+
+def _dtypes_in_header(path: Path) -> list[str]:
+    """Return the types of a .safetensors file's floating tensors by PyTorch's names, without reading the tensors."""
+    names = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+    with safe_open(path, framework="pt") as file:
+        found = [file.get_slice(key).get_dtype() for key in file.keys()]  # noqa: SIM118 - no mapping
+    return [str(names[dtype]) for dtype in found if dtype in names]
+
+
+def _most_common(dtypes: Sequence[str]) -> str:
+    names = {str(dtype): name for name, dtype in DTYPES.items()}
+    return names.get(Counter(dtypes).most_common(1)[0][0], "fp32") if dtypes else "fp32"
 
 
 def describe_contents(path: Path, tensors: StateDict, beside: Mapping[str, Any], skipped: list[str]) -> str:

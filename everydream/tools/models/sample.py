@@ -18,6 +18,7 @@ from everydream.models.family import Family
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.sampling.sampler import sample_images
+from everydream.tools.models.files import to_fastest_device
 from everydream.tools.models.merge import with_strength
 
 Picture = NDArray[np.uint8]
@@ -71,18 +72,15 @@ def sample(
     for side, pixels in (("width", wanted.width), ("height", wanted.height)):
         if pixels is not None and pixels % factor:
             raise ConfigError(f"--{side} is {pixels}; this model's sides are multiples of {factor}.")
-    rows: list[list[Picture]] = [[] for _ in wanted.prompts]
-    for done, (prompt, picture) in enumerate(_pictures(family, wanted), 1):
-        rows[prompt].append(picture)
+    pictures: dict[tuple[int, int, float], Picture] = {}
+    for done, (place, picture) in enumerate(_pictures(family, wanted), 1):
+        pictures[place] = picture
         if progress is not None:
             progress(done, len(names))
-    # In the order of `cells`, which is seeds first: the pictures came one guidance scale after the other.
-    order = [(s, g) for g in wanted.guidance for s in wanted.seeds]
-    rows = [[row[order.index(cell)] for cell in wanted.cells()] for row in rows]
     out.mkdir(parents=True, exist_ok=True)
-    for number, row in enumerate(rows):
-        for cell, picture in zip(wanted.cells(), row, strict=True):
-            Image.fromarray(picture).save(out / wanted.file_name(number, *cell))
+    for place, picture in pictures.items():
+        Image.fromarray(picture).save(out / wanted.file_name(*place))
+    rows = [[pictures[(number, *cell)] for cell in wanted.cells()] for number in range(len(wanted.prompts))]
     labels = [f"seed {seed}, guidance {guidance:g}" for seed, guidance in wanted.cells()]
     Image.fromarray(labelled_grid(rows, wanted.prompts, labels, Path(model).name)).save(out / "grid.png")
     return out / "grid.png"
@@ -99,9 +97,7 @@ def prepared(
         _learn(family, embeddings)
     if hypernetwork is not None:
         load_into(family, *with_strength(hypernetwork))
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    for module in family.modules().values():
-        module.to(device)
+    to_fastest_device(family)
     return family
 
 
@@ -122,8 +118,8 @@ def _learn(family: Family, embeddings: Sequence[Path]) -> None:
     family.learn_words(words)
 
 
-def _pictures(family: Family, wanted: Wanted) -> Iterator[tuple[int, Picture]]:
-    """Yield (number of the prompt, picture), one guidance scale after the other, in batches."""
+def _pictures(family: Family, wanted: Wanted) -> Iterator[tuple[tuple[int, int, float], Picture]]:
+    """Yield ((number of the prompt, seed, guidance), picture), one guidance scale after the other, in batches."""
     jobs = [(number, seed) for number in range(len(wanted.prompts)) for seed in wanted.seeds]
     for guidance in wanted.guidance:
         for first in range(0, len(jobs), wanted.batch_size):
@@ -139,4 +135,4 @@ def _pictures(family: Family, wanted: Wanted) -> Iterator[tuple[int, Picture]]:
                 negative_prompt=wanted.negative_prompt,
                 sampler=wanted.sampler,
             )
-            yield from zip((number for number, _ in part), pictures, strict=True)
+            yield from zip(((*job, guidance) for job in part), pictures, strict=True)
