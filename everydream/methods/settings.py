@@ -103,7 +103,7 @@ class HypernetworkSettings(Settings):
     layer_structure: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=2)] = [1, 2, 1]
     """Widths of the layers as multiples of the input's; the first and last are 1."""
     activation: str = "linear"
-    """linear (none), relu, leakyrelu, elu, swish, tanh, sigmoid, or a PyTorch activation in small letters."""
+    """linear (none), relu, leakyrelu, elu, swish, tanh, sigmoid, or another of PyTorch by element, in small letters."""
     activate_output: bool = False
     """Activation after the last layer too."""
     layer_norm: bool = False

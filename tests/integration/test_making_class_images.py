@@ -103,6 +103,24 @@ def test_another_model_has_a_folder_of_its_own(subject: Callable[..., Path], tmp
     assert folders[0] == folders[3] and len(set(folders)) == 3
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["negative_prompt=blur", "sampler=euler", "steps=3", "guidance=1.5", "seed=9", "folder=elsewhere"],
+)
+def test_each_way_of_making_has_a_folder_of_its_own(subject: Callable[..., Path], setting: str) -> None:
+    config = subject({"generate": 2, "label": PROMPT})
+    (plain,), (changed,) = (
+        class_images.with_class_images(load_config(config, overrides))[1]
+        for overrides in ([], [f"class_images.{setting}"])
+    )
+    assert plain.path != changed.path
+    if setting == "folder=elsewhere":
+        assert changed.path.parent == Path("elsewhere") and changed.recipe == plain.recipe
+    else:
+        name, _, value = setting.partition("=")
+        assert str(changed.recipe[name]) == value and str(plain.recipe[name]) != value
+
+
 def test_what_the_users_own_folder_lacks_is_made_elsewhere(subject: Callable[..., Path], tmp_path: Path) -> None:
     own = make_images(tmp_path / "dogs", 3, seed=5)
     (own / "broken.png").write_bytes(b"\x89PNG broken")

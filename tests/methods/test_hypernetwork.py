@@ -153,6 +153,24 @@ def test_only_the_networks_train_and_the_model_keeps_its_tensors(model_folder: P
     assert {name.split(".")[3] for name in one.names} == {"64"}
 
 
+def test_each_way_of_starting_is_another(model_folder: Path) -> None:
+    def first_weights(init: str) -> torch.Tensor:
+        settings = HypernetworkSettings(init=init, widths=[64])
+        (group,) = attach(fresh(model_folder), "hypernetwork", hypernetwork=settings)
+        named = dict(zip(group.names, group.parameters, strict=True))
+        assert all(not parameter.any() for name, parameter in named.items() if name.endswith("bias"))
+        return named["unet.hypernetwork.keys.64.linear.0.weight"].detach()
+
+    # Of a layer from 64 to 128: Xavier's variance is 2 / (64 + 128), Kaiming's 2 / 64.
+    expected = {"normal": 0.01, "xavier_uniform": (2 / 192) ** 0.5, "xavier_normal": (2 / 192) ** 0.5,
+                "kaiming_uniform": (2 / 64) ** 0.5, "kaiming_normal": (2 / 64) ** 0.5}  # fmt: skip
+    found = {init: first_weights(init) for init in expected}
+    for init, deviation in expected.items():
+        assert float(found[init].std()) == pytest.approx(deviation, rel=0.05)
+        is_bounded = float(found[init].abs().max()) <= 3**0.5 * deviation + 1e-6
+        assert is_bounded is init.endswith("uniform")
+
+
 def test_old_files_are_read(tmp_path: Path, model_folder: Path) -> None:
     """Before layer structures: linear1, linear2, and nothing said of how it is built."""
 
