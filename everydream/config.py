@@ -12,6 +12,7 @@ from pydantic import Field
 
 from everydream.data.pairing import source_problems
 from everydream.data.settings import CaptionSettings, DataSettings
+from everydream.diffusion.settings import LossSettings, TimestepSettings
 from everydream.errors import ConfigError
 from everydream.evaluation.settings import PreservationSettings
 from everydream.methods.checks import changed_keys, method_problems
@@ -29,7 +30,6 @@ from everydream.models.settings import ModelSettings, is_hub_id
 from everydream.problems import validate
 from everydream.sampling.settings import ClassImageSettings, SampleSettings
 from everydream.settings import Settings
-from everydream.step import LossSettings
 from everydream.training.settings import (
     CheckpointSettings,
     EmaSettings,
@@ -77,6 +77,8 @@ class RunConfig(Settings):
     """How the learning rates move."""
     loss: LossSettings = LossSettings()
     """How the loss is made."""
+    timesteps: TimestepSettings = TimestepSettings()
+    """At which noise levels."""
     ema: EmaSettings = EmaSettings()
     """Moving average of the weights."""
     captions: CaptionSettings = CaptionSettings()

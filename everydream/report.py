@@ -12,8 +12,10 @@ import numpy as np
 from everydream.data.buckets import kept_fraction
 from everydream.data.drawing import longest_reading
 from everydream.data.scan import source_warnings
+from everydream.diffusion.weighting import mean_weight
 from everydream.evaluation.heldout import shared_with_training
 from everydream.methods.method import ParameterGroup
+from everydream.models.family import Family
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
 from everydream.report_sources import describe_sources, source_facts
@@ -99,6 +101,7 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
         ("Model", [f"{family.name}, predicts {family.objective.prediction}"]),
         ("Method", [f"{planned.config.method}; trains {', '.join(map(_describe_group, trainee.groups))}"]),
         ("Processes", [processes]),
+        ("Loss", [_describe_loss(planned, family)]),
         ("Sources", describe_sources(planned)),
         ("Buckets", describe_buckets(planned)),
         ("Epochs", describe_epochs(planned)),
@@ -115,6 +118,19 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
         )
     rows.append(("Note", describe_shared(planned)))
     return _table(rows)
+
+
+def _describe_loss(planned: Planned, family: Family) -> str:
+    """Return what is minimised, and by how much its weights were divided."""
+    loss, timesteps = planned.config.loss, planned.config.timesteps
+    law = f"{loss.kind}, timesteps {timesteps.law}{', stratified' if timesteps.stratified else ''}"
+    if loss.weighting == "none":
+        return law
+    width, height = planned.buckets.sizes[0]
+    latent_hw = (height // family.spatial_factor, width // family.spatial_factor)
+    mean = mean_weight(family.objective, loss, timesteps, latent_hw)
+    done = "divided by their mean" if loss.normalize_weights else "as they are, of mean"
+    return f"{law}, weights {loss.weighting} for {family.objective.prediction}, {done} {mean:.4f}"
 
 
 def _describe_group(group: ParameterGroup) -> str:

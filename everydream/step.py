@@ -2,6 +2,7 @@
 
     pixels   -> family.encode_images -> x0      (the draw's own posterior sample)
     captions -> family.encode_text   -> what the denoiser is told
+    seeds    -> noise level, noise
     x0, t, noise -> objective        -> x_t and the target
     family.predict(x_t)              -> one loss per image -> weighted sum
 
@@ -9,50 +10,41 @@ Every random choice is a function of the draw's seed, so a batch gives the same 
 after every resume, and whatever stands beside it in the batch.
 """
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
-from everydream.diffusion.loss import mse_per_image
-from everydream.diffusion.noise import training_noise
-from everydream.diffusion.timesteps import uniform_timesteps
-from everydream.diffusion.weighting import min_snr_weights
+from everydream.diffusion.loss import image_losses
+from everydream.diffusion.noise import perturbed, training_noise
+from everydream.diffusion.settings import LossSettings, TimestepSettings
+from everydream.diffusion.timesteps import noise_levels, stratified_quantiles, uniform_quantiles
+from everydream.diffusion.weighting import loss_weights
 from everydream.models.family import Family
 from everydream.seeding import derive
-from everydream.settings import Settings
 from everydream.types import Batch, StepResult
 
-
-class LossSettings(Settings):
-    """How the loss is made."""
-
-    min_snr_gamma: Annotated[float, Field(gt=0.0)] | None = None
-    """Weigh each image by min-SNR-gamma (5 is usual), in the form that fits the model's prediction; null: off."""
-    offset_noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Strength of noise on whole channels, so that very dark and bright images can be learned (0.05 to 0.1)."""
+UNIFORM = TimestepSettings()
 
 
-def training_step(batch: Batch, family: Family, settings: LossSettings, images_per_step: int) -> StepResult:
+def training_step(
+    batch: Batch, family: Family, loss: LossSettings, images_per_step: int, timesteps: TimestepSettings = UNIFORM
+) -> StepResult:
     """Return the loss of one micro-batch, already on the device of the networks.
 
     `images_per_step` is batch_size * gradient_accumulation as configured. Each image weighs
     loss_scale / images_per_step wherever it falls, so micro-batches add up to the mean over the
     effective batch, and a left-over batch weighs by its true size.
     """
-    objective = family.objective
+    objective, seeds = family.objective, batch.seeds
     # For dropout inside networks, which knows no generator but the library's own.
-    torch.manual_seed(derive(batch.seeds[0], "dropout"))
-    x0 = family.encode_images(batch.pixels_BCHW, batch.seeds)
-    t_B = uniform_timesteps(batch.seeds, objective.schedule.num_timesteps).to(x0.device)
-    noise = training_noise(batch.seeds, x0.shape[1:], settings.offset_noise).to(x0)
-    conditioning = family.encode_text(batch.captions)
-    prediction = family.predict(objective.noise(x0, t_B, noise), t_B, conditioning)
-    per_image_B = mse_per_image(prediction, objective.target(x0, t_B, noise))
+    torch.manual_seed(derive(seeds[0], "dropout"))
+    x0 = family.encode_images(batch.pixels_BCHW, seeds)
+    latent_hw = (x0.shape[-2], x0.shape[-1])
+    v_B = stratified_quantiles(seeds, batch.places) if timesteps.stratified else uniform_quantiles(seeds)
+    t_B = objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift).to(x0.device)
+    noise = training_noise(seeds, x0.shape[1:], loss).to(x0)
+    x_t = objective.noise(x0, t_B, perturbed(noise, seeds, loss.input_perturbation))
+    prediction = family.predict(x_t, t_B, family.encode_text(batch.captions))
+    mask = batch.mask_for(latent_hw)
+    per_image_B = image_losses(prediction, objective.target(x0, t_B, noise), t_B, objective, loss, mask)
 
-    weight_B = batch.loss_scale_B
-    if settings.min_snr_gamma is not None:
-        snr_weight_B = min_snr_weights(objective.schedule.snr(t_B), settings.min_snr_gamma, objective.prediction)
-        weight_B = weight_B * snr_weight_B.to(weight_B)
-    loss = (per_image_B * weight_B).sum() / images_per_step
-    return StepResult(loss, per_image_B.detach(), t_B, batch.keys)
+    weight_B = loss_weights(t_B, objective, loss, timesteps, latent_hw).to(per_image_B) * batch.loss_scale_B
+    return StepResult((per_image_B * weight_B).sum() / images_per_step, per_image_B.detach(), t_B, batch.keys)

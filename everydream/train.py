@@ -16,9 +16,10 @@ from everydream.class_images import describe_missing, make_missing, with_class_i
 from everydream.config import RunConfig, completed
 from everydream.data.loader import Loaded, PieceDataset, load_pieces
 from everydream.data.plan import pieces_for_rank
-from everydream.errors import DiskError
+from everydream.errors import ConfigError, DiskError
 from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
+from everydream.models.family import Family
 from everydream.models.load import load, restore
 from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run, require_fitting_buckets
@@ -93,6 +94,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             optimizer=stepping,
             ema=trainee.ema,
             loss=config.loss,
+            timesteps=config.timesteps,
             lr_at=lambda step: lr_factor(config.lr_schedule, step, planned.total_steps),
             plan=planned.epoch,
             load=piece_loader(planned, launch),
@@ -131,6 +133,7 @@ def prepare(
     else:
         family = load(config.model, clip_skip)
     require_fitting_buckets(planned.buckets, family)
+    require_fitting_timesteps(config, family)
     launch.place(family)
     method = METHODS[config.method](config)
     groups = method.attach(family, config.seed, planned.index.captions)
@@ -184,7 +187,17 @@ def require_fitting(config: RunConfig) -> None:
     planned = plan_run(config, check=False)
     family = load(config.model, config.text_encoder.clip_skip)
     require_fitting_buckets(planned.buckets, family)
+    require_fitting_timesteps(config, family)
     METHODS[config.method](config).attach(family, config.seed, planned.index.captions)
+
+
+def require_fitting_timesteps(config: RunConfig, family: Family) -> None:
+    """Raise ConfigError for a shift of timesteps where the model's schedule has none."""
+    if config.timesteps.shift is not None and family.objective.prediction != "flow":
+        raise ConfigError(
+            f"timesteps.shift: only flow models have one, and this {family.name} model predicts "
+            f"{family.objective.prediction}. Take it out; timesteps.law: logit_normal with a mean moves the noise too."
+        )
 
 
 def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee) -> Path:

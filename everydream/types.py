@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,16 @@ class Sample:
     """One draw, ready to be collated."""
 
     pixels_CHW: NDArray[np.uint8]
+    mask_HW: NDArray[np.uint8] | None
+    """What of it trains, 0 .. 255; None: all."""
     caption: str
     crop: Crop
     loss_scale: float
     seed: int
     """Root of this draw's randomness; timestep, noise and posterior derive from it."""
     key: str
+    place: tuple[int, int]
+    """(its number among the images of its optimizer step, how many they are)."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,14 @@ class Batch:
     seeds: list[int]
     keys: list[str]
     num_real: int
+    places: list[tuple[int, int]]
+    """Each image's number among those of its optimizer step, and how many they are."""
+    mask_B1HW: torch.Tensor | None = None
+    """What of each image trains, 0 .. 1, float32; None: all of all."""
+
+    def mask_for(self, latent_hw: tuple[int, int]) -> torch.Tensor | None:
+        """Return the masks at the size of the latents: the share of each latent's pixels that they cover."""
+        return None if self.mask_B1HW is None else functional.adaptive_avg_pool2d(self.mask_B1HW, latent_hw)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`."""
@@ -151,6 +164,7 @@ class Batch:
             self,
             pixels_BCHW=self.pixels_BCHW.to(device),
             loss_scale_B=self.loss_scale_B.to(device),
+            mask_B1HW=None if self.mask_B1HW is None else self.mask_B1HW.to(device),
         )
 
 

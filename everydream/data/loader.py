@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from everydream.data.buckets import Buckets
 from everydream.data.drawing import draw_caption
 from everydream.data.fitting import fit
-from everydream.data.plan import Piece
+from everydream.data.plan import Piece, draws_of_step
 from everydream.data.settings import DataSettings
 from everydream.data.shards import picture_at
 from everydream.seeding import derive
@@ -48,17 +48,18 @@ class PieceDataset(Dataset[Loaded]):
 
     def __getitem__(self, number: int) -> Loaded:
         piece = self.pieces[number]
+        first, images = draws_of_step(self.plan, piece.step_in_epoch)
         samples, failed = [], []
         for draw in range(piece.start, piece.start + piece.size):
             record, nth = int(self.plan.record_K[draw]), int(self.plan.nth_K[draw])
             try:
-                samples.append(self.load(record, nth, self.buckets.sizes[piece.bucket]))
+                samples.append(self.load(record, nth, self.buckets.sizes[piece.bucket], (draw - first, images)))
             except BadImage as error:
                 failed.append(Rejection(int(self.index.source_N[record]), self.index.paths[record], str(error)))
         batch = collate(samples) if samples else _filler(self.buckets.sizes[piece.bucket])
         return Loaded(piece, batch, failed)
 
-    def load(self, record: int, nth: int, bucket: tuple[int, int]) -> Sample:
+    def load(self, record: int, nth: int, bucket: tuple[int, int], place: tuple[int, int]) -> Sample:
         """Decode one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
         index = self.index
         seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
@@ -75,7 +76,9 @@ class PieceDataset(Dataset[Loaded]):
             keep_tags=int(index.keep_tags_N[record]),
             grammar=index.grammars[source],
         )
-        return Sample(pixels_CHW, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record))
+        return Sample(
+            pixels_CHW, None, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record), place
+        )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -88,7 +91,20 @@ def collate(samples: Sequence[Sample]) -> Batch:
         seeds=[sample.seed for sample in samples],
         keys=[sample.key for sample in samples],
         num_real=len(samples),
+        places=[sample.place for sample in samples],
+        mask_B1HW=_masks(samples),
     )
+
+
+def _masks(samples: Sequence[Sample]) -> torch.Tensor | None:
+    """Stack the masks, all of those that have none; None where no image has one."""
+    if all(sample.mask_HW is None for sample in samples):
+        return None
+    masks = [
+        np.full(sample.pixels_CHW.shape[1:], 255, np.uint8) if sample.mask_HW is None else sample.mask_HW
+        for sample in samples
+    ]
+    return torch.from_numpy(np.stack(masks)).unsqueeze(1).float() / 255.0
 
 
 def _filler(bucket: tuple[int, int]) -> Batch:
@@ -102,6 +118,7 @@ def _filler(bucket: tuple[int, int]) -> Batch:
         seeds=[0],
         keys=[""],
         num_real=0,
+        places=[(0, 1)],
     )
 
 

@@ -115,7 +115,8 @@ def pieces_for_rank(plan: EpochPlan, rank: int, world: int, start: int = 0) -> I
             yield Piece(step, int(plan.bucket_of_batch[batch]), low if size else int(begin), size, nth == rounds - 1)
 
 
-def images_in_step(plan: EpochPlan, step: int) -> int:
-    """Return how many images a step sees over all processes."""
+def draws_of_step(plan: EpochPlan, step: int) -> tuple[int, int]:
+    """Return the first draw of a step, and how many images it sees over all processes."""
     first, last = step * plan.accumulation, min((step + 1) * plan.accumulation, plan.num_batches)
-    return int(plan.batch_offsets[last] - plan.batch_offsets[first])
+    start = int(plan.batch_offsets[first])
+    return start, int(plan.batch_offsets[last]) - start

@@ -71,7 +71,7 @@ def measured_records(index: Index, records: Ints, data: DataSettings, seed: int,
     buckets = Buckets(tuple(candidates(data.resolution, data.step, data.max_aspect)))
     found = Measured(fixed, buckets, np.zeros(0, np.int64), [])
     identities = [
-        derive(seed, "measured", fixed.key(i), str(fixed.digest_N[i]), *size, data.background, timesteps)
+        derive(seed, "measured at quantiles", fixed.key(i), str(fixed.digest_N[i]), *size, data.background, timesteps)
         for i, size in enumerate(found.sizes())
     ]
     return replace(found, identities=identities)

@@ -16,9 +16,9 @@ import torch
 from everydream.data.loader import PieceDataset
 from everydream.data.plan import pieces_for_rank
 from everydream.data.settings import DataSettings
-from everydream.diffusion.loss import mse_per_image
+from everydream.diffusion.loss import mean_per_image
 from everydream.diffusion.noise import gaussian
-from everydream.diffusion.timesteps import stratified_timesteps
+from everydream.diffusion.timesteps import stratified_quantiles
 from everydream.evaluation.heldout import Measured
 from everydream.models.family import Family
 from everydream.sampling.sampler import looking_only
@@ -113,7 +113,8 @@ def image_loss(family: Family, batch: Batch, timesteps: int) -> float:
     objective = family.objective
     x0 = family.encode_images(batch.pixels_BCHW, batch.seeds)
     seeds = [derive(batch.seeds[0], "stratum", number) for number in range(timesteps)]
-    every_t = stratified_timesteps(seeds, objective.schedule.num_timesteps).to(x0.device)
+    levels = stratified_quantiles(seeds, [(number, timesteps) for number in range(timesteps)])
+    every_t = objective.timesteps(levels, (x0.shape[-2], x0.shape[-1])).to(x0.device)
     values: list[float] = []
     for first in range(0, timesteps, _TOGETHER):
         part = slice(first, first + _TOGETHER)
@@ -121,7 +122,8 @@ def image_loss(family: Family, batch: Batch, timesteps: int) -> float:
         x0_B = x0.expand(len(t_B), *x0.shape[1:])
         conditioning = family.encode_text(batch.captions * len(t_B))
         prediction = family.predict(objective.noise(x0_B, t_B, noise), t_B, conditioning)
-        values += mse_per_image(prediction, objective.target(x0_B, t_B, noise)).tolist()
+        difference = prediction.float() - objective.target(x0_B, t_B, noise).float()
+        values += mean_per_image(difference.square()).tolist()
     return math.fsum(values) / timesteps
 
 

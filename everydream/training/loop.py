@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from everydream.data.loader import Loaded
-from everydream.data.plan import images_in_step
+from everydream.data.plan import draws_of_step
+from everydream.diffusion.settings import LossSettings, TimestepSettings
 from everydream.errors import TrainingError
 from everydream.methods.method import ParameterGroup
 from everydream.models.family import Family
-from everydream.step import LossSettings, training_step
+from everydream.step import training_step
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.ema import Ema
@@ -42,6 +43,7 @@ class Collaborators:
     optimizer: Any
     ema: Ema | None
     loss: LossSettings
+    timesteps: TimestepSettings
     lr_at: Callable[[int], float]
     """Step -> factor on every group's peak rate."""
     plan: Callable[[int], EpochPlan]
@@ -133,7 +135,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
             pending = _Pending([], [], [])
             norm, skipped = _optimize(c, limits, gathered, progress.epoch)
             ended = progress.step_in_epoch + 1 == plan.num_steps
-            after = _advance(progress, images_in_step(plan, progress.step_in_epoch) - len(gathered.failed), ended)
+            after = _advance(progress, draws_of_step(plan, progress.step_in_epoch)[1] - len(gathered.failed), ended)
             _report(c, progress, after, gathered, norm, skipped)
             bad_in_a_row = bad_in_a_row + 1 if skipped == NOT_FINITE else bad_in_a_row * (skipped is not None)
             unscaled_in_a_row = unscaled_in_a_row + 1 if skipped == BY_SCALER else 0
@@ -167,7 +169,7 @@ def _accumulate(c: Collaborators, loaded: Loaded, limits: Limits, pending: _Pend
     batch = loaded.batch.to(c.launch.device)
     with c.launch.micro_batch(loaded.piece.is_last_of_step):
         with c.launch.autocast():
-            result = training_step(batch, c.family, c.loss, limits.images_per_step)
+            result = training_step(batch, c.family, c.loss, limits.images_per_step, c.timesteps)
         c.launch.backward(result.loss)
     pending.losses.append(result.per_image_B[: batch.num_real])
     pending.keys += batch.keys[: batch.num_real]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from everydream.data.buckets import Buckets, candidates, choose_buckets, kept_fraction
 from everydream.data.mix import make_mix
-from everydream.data.plan import count_steps, images_in_step, pieces_for_rank, plan_epoch
+from everydream.data.plan import count_steps, draws_of_step, pieces_for_rank, plan_epoch
 from everydream.data.settings import DataSettings, SourceSettings
 from everydream.errors import ConfigError
 from everydream.plan import require_fitting_buckets
@@ -92,7 +92,7 @@ def test_the_ranks_together_are_the_whole_whatever_their_number(
             d for pieces in by_rank for p in pieces if p.step_in_epoch == step for d in range(p.start, p.start + p.size)
         ]
         first = plan.batch_offsets[step * accumulation]
-        assert sorted(seen) == list(range(first, first + images_in_step(plan, step)))
+        assert sorted(seen) == list(range(first, first + draws_of_step(plan, step)[1]))
         assert sum(p.is_last_of_step for p in by_rank[0] if p.step_in_epoch == step) == 1
     for pieces in by_rank:
         for piece in pieces:

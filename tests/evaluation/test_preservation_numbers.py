@@ -15,7 +15,7 @@ from PIL import Image
 from teaching import attach
 
 from everydream.config import RunConfig, load_config
-from everydream.diffusion.timesteps import stratified_timesteps
+from everydream.diffusion.timesteps import stratified_quantiles
 from everydream.evaluation import preservation
 from everydream.evaluation.heldout import Measured
 from everydream.evaluation.preservation import compare, losses
@@ -65,10 +65,10 @@ def reference(pipeline: Any, path: Path, key: str, caption: str, size: tuple[int
         shape = posterior.mean.shape[1:]
         latents = (posterior.mean + posterior.std * normal(seed, "posterior", shape)) * 0.18215
         for number in range(timesteps):
-            root, low, high = (
-                derive(seed, "stratum", number), 1000 * number // timesteps, 1000 * (number + 1) // timesteps,
-            )  # fmt: skip
-            t = torch.tensor([low + derive(root, "timestep") % (high - low)])
+            root = derive(seed, "stratum", number)
+            drawn = derive(root, "timestep")
+            part = (drawn % 1000 + (drawn // 1000 % 2**40 + 0.5) / 2**40) / 1000
+            t = torch.tensor([int(1000 * (number + part) / timesteps)])
             noise = normal(root, "noise", shape)
             target = noise
             if scheduler.config.prediction_type == "v_prediction":
@@ -147,10 +147,10 @@ def test_a_loss_that_is_no_number_is_named(project: Project, model_folder: Path)
 
 @pytest.mark.parametrize("num", [1, 3, 4, 7, 1000])
 def test_timesteps_cover_the_schedule_evenly(num: int) -> None:
+    places = [(number, num) for number in range(num)]
     for root in range(20):
-        t = stratified_timesteps([derive(root, "stratum", number) for number in range(num)], 1000).tolist()
-        assert all(1000 * i // num <= value < 1000 * (i + 1) // num for i, value in enumerate(t))
-    assert len(stratified_timesteps([1] * 20, 10)) == 20
+        v = stratified_quantiles([derive(root, "stratum", number) for number in range(num)], places).tolist()
+        assert all(i / num <= value < (i + 1) / num for i, value in enumerate(v))
 
 
 def test_the_change_is_judged_image_by_image() -> None:

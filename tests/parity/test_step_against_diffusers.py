@@ -31,6 +31,7 @@ def make_batch(numbers: list[int], scales: list[float] | None = None) -> Batch:
         seeds=[derive(n, "draw") for n in numbers],
         keys=[str(n) for n in numbers],
         num_real=len(numbers),
+        places=[(place, len(numbers)) for place in range(len(numbers))],
     )
 
 

@@ -182,7 +182,8 @@ def test_everydream2() -> None:
     assert (config.lr_schedule.name, config.lr_schedule.warmup_steps) == ("cosine", 20)
     captions = config.captions
     assert (captions.dropout, captions.shuffle_tags, captions.keep_tags) == (0.1, True, 2)
-    assert (config.loss.offset_noise, config.loss.min_snr_gamma) == (0.05, 5.0)
+    assert (config.loss.offset_noise, config.loss.weighting, config.loss.gamma) == (0.05, "min_snr", 5.0)
+    assert not config.loss.normalize_weights, "EveryDream2 does not"
     assert config.ema.decay == pytest.approx(0.99**0.1)
     checkpoints = config.checkpoints
     assert (checkpoints.every_epochs, checkpoints.every_minutes, checkpoints.from_epoch) == (10, None, 5)

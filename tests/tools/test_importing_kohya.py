@@ -135,7 +135,8 @@ def test_a_whole_run() -> None:
     assert (optimizer.name, optimizer.betas, optimizer.weight_decay) == ("adamw", [0.9, 0.99], 0.1)
     schedule = config.lr_schedule
     assert (schedule.name, schedule.power, schedule.warmup_steps) == ("polynomial", 1.5, 10)
-    assert (config.loss.offset_noise, config.loss.min_snr_gamma) == (0.05, 5.0)
+    assert (config.loss.offset_noise, config.loss.weighting, config.loss.gamma) == (0.05, "min_snr", 5.0)
+    assert not config.loss.normalize_weights, "kohya's scripts do not"
     captions = config.captions
     assert (captions.shuffle_tags, captions.keep_tags, captions.dropout, config.data.flip_p) == (True, 1, 0.1, 0.5)
     checkpoints = config.checkpoints
