@@ -20,6 +20,7 @@ def describe_sources(planned: Planned) -> list[str]:
             f"{fact['rejected']} rejected" if fact["rejected"] else "",
             f"{held_out} of them held out" if held_out else "",
             _groups(fact.get("groups", {})),
+            f"{fact['masks']} with masks" if "masks" in fact else "",
             _captions(source),
             _amount(source),
             _pairing(number, planned),
@@ -48,6 +49,8 @@ def source_facts(planned: Planned) -> list[dict[str, Any]]:
         }
         if source.role == "class":
             fact["pairs_with"] = [index.names[other] for other in partners_of(number, sources, index.names)]
+        if masks := sum(bool(mine[record]) for record in index.masks):
+            fact["masks"] = masks
         if groups := Counter(group for record, group in index.groups.items() if mine[record]):
             fact["groups"] = dict(groups)
         facts.append(fact)

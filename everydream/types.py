@@ -58,6 +58,8 @@ class Index:
     """batch_ids[0] is "" (no id)."""
     digest_N: NDArray[np.uint64]
     """Changes whenever anything that matters for training changes: content, size, captions, settings."""
+    masks: dict[int, str]
+    """Record -> path of its mask, as `paths`. Sparse."""
     groups: dict[int, str]
     """Record -> the group that it is drawn in, with the others of its source that have the same one. Sparse."""
     grammars: Sequence[bool]

@@ -39,6 +39,12 @@ def flatten(image: Image.Image, background: str) -> Image.Image:
     return canvas
 
 
+def opacity(image: Image.Image) -> Image.Image | None:
+    """Return the alpha channel of an image of any mode and depth, None where it knows no transparency."""
+    scaled = to_8_bits(image)
+    return scaled.convert("RGBA").getchannel("A") if scaled.has_transparency_data else None
+
+
 def _profile_space(image: Image.Image) -> str:
     return "GRAY" if image.mode in ("L", "LA", "La", "1") else "CMYK" if image.mode == "CMYK" else "RGB"
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from pictures.colour import flatten, to_8_bits
+from pictures.colour import flatten, opacity, to_8_bits
 from pictures.sniff import HEAD_BYTES, describe
 
 Source = Path | IO[bytes]
@@ -87,6 +87,18 @@ def decode(source: Source, background: str = "#ffffff", max_megapixels: float | 
     """Return the pixels as HWC RGB; every way in which that can fail is `BadImage`."""
     with opened(source, max_megapixels) as image:
         return np.array(upright_rgb(image, background), dtype=np.uint8)
+
+
+def decode_with_alpha(
+    source: Source, background: str = "#ffffff", max_megapixels: float | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Return the pixels as `decode`, and their opacity as HW, None of an image that knows no transparency."""
+    with opened(source, max_megapixels) as image:
+        turn = orientation(image)
+        rgb_HWC = np.array(upright_rgb(image, background), dtype=np.uint8)
+        if (alpha := opacity(image)) is None:
+            return rgb_HWC, None
+        return rgb_HWC, np.array(alpha.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else alpha, dtype=np.uint8)
 
 
 def upright_rgb(image: Image.Image, background: str = "#ffffff") -> Image.Image:

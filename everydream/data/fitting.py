@@ -28,28 +28,33 @@ def fit(
     flipped = (derive(seed, "flip") >> 10) / 2**53 < flip_p
     top = _offset(cover[1] - bucket[1], derive(seed, "crop", "top"), crop_mode)
     left = _offset(cover[0] - bucket[0], derive(seed, "crop", "left"), crop_mode)
-    left_unflipped = cover[0] - bucket[0] - left if flipped else left
-    cropped_HWC = _resized_window(pixels_HWC, cover, (left_unflipped, top), bucket)
-    if flipped:
-        cropped_HWC = cropped_HWC[:, ::-1]
     crop = Crop((height, width), top, left, (bucket[1], bucket[0]), flipped)
-    return np.ascontiguousarray(cropped_HWC.transpose(2, 0, 1)), crop
+    return np.ascontiguousarray(cut(pixels_HWC, crop).transpose(2, 0, 1)), crop
+
+
+def cut(pixels: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
+    """Return what `crop` takes of an image (HWC), or of a mask (HW) of it in whatever size."""
+    (height, width), target = crop.original_size, (crop.target_size[1], crop.target_size[0])
+    cover = cover_size((width, height), target)
+    left = cover[0] - target[0] - crop.left if crop.flipped else crop.left
+    window = _resized_window(pixels, cover, (left, crop.top), target)
+    return np.ascontiguousarray(window[:, ::-1] if crop.flipped else window)
 
 
 def _resized_window(
-    pixels_HWC: NDArray[np.uint8], cover: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
+    pixels: NDArray[np.uint8], cover: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Return the window of the image resized to `cover`, without computing the rest.
 
     The filter still sees what lies around the window. Computing all of it would take 190 GB for an image of
     60000 x 1 pixels. From a shrinking factor of 6 on, a box filter does the first part: no visible difference.
     """
-    height, width = pixels_HWC.shape[:2]
+    height, width = pixels.shape[:2]
     (left, top), (right, bottom) = corner, (corner[0] + window[0], corner[1] + window[1])
     if cover == (width, height):
-        return pixels_HWC[top:bottom, left:right]
+        return pixels[top:bottom, left:right]
     box = (left * width / cover[0], top * height / cover[1], right * width / cover[0], bottom * height / cover[1])
-    image = Image.fromarray(pixels_HWC).resize(window, Image.Resampling.LANCZOS, box=box, reducing_gap=3)
+    image = Image.fromarray(pixels).resize(window, Image.Resampling.LANCZOS, box=box, reducing_gap=3)
     return np.asarray(image)
 
 

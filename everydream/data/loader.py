@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from everydream.data.buckets import Buckets
 from everydream.data.drawing import draw_caption
-from everydream.data.fitting import fit
+from everydream.data.fitting import cut, fit
+from everydream.data.masks import read_mask
 from everydream.data.plan import Piece, draws_of_step
 from everydream.data.settings import DataSettings
 from everydream.data.shards import picture_at
 from everydream.seeding import derive
 from everydream.types import Batch, Crop, EpochPlan, Index, Rejection, Sample
-from pictures.decode import BadImage, decode
+from pictures.decode import BadImage, decode, decode_with_alpha
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class PieceDataset(Dataset[Loaded]):
         seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
         source = int(index.source_N[record])
         path = Path(index.roots[source]) / index.paths[record]
-        pixels_HWC = decode(picture_at(path), self.data.background, self.data.max_megapixels)
+        pixels_HWC, mask_HW = self._pixels(record, path)
         pixels_CHW, crop = fit(pixels_HWC, bucket, seed, self.data.crop, float(index.flip_p_N[record]))
+        cut_HW = cut(mask_HW, crop) if mask_HW is not None else None
         variants = index.captions[int(index.caption_offsets[record]) : int(index.caption_offsets[record + 1])]
         caption = draw_caption(
             variants,
@@ -77,8 +80,17 @@ class PieceDataset(Dataset[Loaded]):
             grammar=index.grammars[source],
         )
         return Sample(
-            pixels_CHW, None, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record), place
+            pixels_CHW, cut_HW, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record), place
         )
+
+    def _pixels(self, record: int, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Return an image (HWC) and its mask (HW, of any size), None if all of it trains. Raises BadImage."""
+        data, file = self.data, self.index.masks.get(record)
+        if file is None and data.masks == "alpha":
+            return decode_with_alpha(picture_at(path), data.background, data.max_megapixels)
+        root = Path(self.index.roots[int(self.index.source_N[record])])
+        mask_HW = read_mask(root / file, data.max_megapixels) if file is not None else None
+        return decode(picture_at(path), data.background, data.max_megapixels), mask_HW
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -8,6 +8,7 @@ ever written beside the user's images.
 
 import hashlib
 import os
+import posixpath
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everydream.data.kohya import parse_folder
+from everydream.data.masks import require_sound_mask
 from everydream.data.pairing import unique_names
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.shards import open_binary, picture_at
@@ -55,6 +57,7 @@ class _Record(NamedTuple):
     candidate: Candidate
     width: int
     height: int
+    mask: str
     digest: int
     warnings: list[str]
 
@@ -174,13 +177,16 @@ def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threadin
             if shape[:2] != (found.height, found.width):
                 raise BadImage(f"damaged: its header says {found.width} x {found.height}, "
                                f"its pixels are {shape[1]} x {shape[0]}")  # fmt: skip
-        digest = _digest(candidate, found)
+        mask = candidate.mask if data.masks != "none" else ""
+        if mask:
+            require_sound_mask(candidate.file.parent / posixpath.basename(mask), found, data.max_megapixels, full)
+        digest = _digest(candidate, found, mask)
     except BadImage as error:
         return Rejection(candidate.source, show(candidate.path), str(error))
     except OSError as error:
         return Rejection(candidate.source, show(candidate.path), f"cannot be read: {error.strerror or error}")
     return _Record(
-        candidate, found.width, found.height, digest, [*candidate.warnings, *_file_warnings(candidate, found)]
+        candidate, found.width, found.height, mask, digest, [*candidate.warnings, *_file_warnings(candidate, found)]
     )
 
 
@@ -193,7 +199,7 @@ def _file_warnings(candidate: Candidate, found: Probe) -> Iterator[str]:
         yield "has several frames or pages; only the first is used"
 
 
-def _digest(candidate: Candidate, found: Probe) -> int:
+def _digest(candidate: Candidate, found: Probe, mask: str) -> int:
     """Hash what matters for training; of the content three blocks, so that a scan need not read every byte."""
     digest = hashlib.blake2b(digest_size=8)
     size, blocks = _sampled_content(candidate.file)
@@ -201,6 +207,9 @@ def _digest(candidate: Candidate, found: Probe) -> int:
     facts = (candidate.path, found.width, found.height, candidate.captions, tuple(resolved), size)
     # Apart, and only where they are used: digests without them are those of older checkpoints.
     newer = [ascii((group, candidate.grammar)).encode()] if group or candidate.grammar else []
+    if mask:
+        mask_size, mask_blocks = _sampled_content(candidate.file.parent / posixpath.basename(mask))
+        newer += [ascii(("mask", mask_size)).encode(), *mask_blocks]
     for part in (ascii(facts).encode(), *blocks, *newer):
         digest.update(len(part).to_bytes(8, "little") + part)
     return int.from_bytes(digest.digest(), "little")
@@ -246,6 +255,7 @@ def _to_index(sources: Sequence[SourceSettings], records: Sequence[_Record], rej
         batch_id_N=np.array([number_of[item.batch_id] for item in resolved], np.int32),
         batch_ids=batch_ids,
         digest_N=np.array([record.digest for record in records], np.uint64),
+        masks={number: record.mask for number, record in enumerate(records) if record.mask},
         groups={number: item.group for number, item in enumerate(resolved) if item.group},
         grammars=[has_grammar(source) for source in sources],
         warnings=warnings,

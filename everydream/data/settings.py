@@ -138,6 +138,8 @@ class DataSettings(Settings):
     """Probability of a mirrored image, drawn per visit."""
     background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
     """Colour under transparent images."""
+    masks: Literal["files", "alpha", "none"] = "files"
+    """What trains of an image: `name.mask.png` beside it, white all, black nothing; alpha: else its own opacity."""
     max_megapixels: Annotated[float, Field(gt=0.0)] = 150.0
     """Larger images are rejected before they are decoded (decompression bombs)."""
     check: Literal["auto", "headers", "full"] = "auto"

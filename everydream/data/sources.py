@@ -15,6 +15,8 @@ from everydream.data.folders import FolderSettings, Resolved, resolve
 from everydream.data.joepenna import joepenna_caption
 from everydream.data.kohya import kohya_caption
 from everydream.data.manifests import SUFFIXES, Row, read_manifest
+from everydream.data.masks import SUFFIX as MASK
+from everydream.data.masks import masks_among
 from everydream.data.pairing import MARKER
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.shards import SUFFIX as SHARD
@@ -37,6 +39,8 @@ class Candidate:
     warnings: tuple[str, ...]
     grammar: bool
     """Whether the captions are written in kohya's grammar."""
+    mask: str = ""
+    """Path of its mask, as `path`; "" if it has none."""
 
 
 class Folder(NamedTuple):
@@ -167,17 +171,20 @@ class _Lister:
         for folder in walk(self._root):
             if folder.problem:
                 yield Rejection(self._number, show(folder.path) or ".", folder.problem)
-            siblings = index_siblings(folder.files)
+            siblings, masks = index_siblings(folder.files), masks_among(folder.files)
+            are_masks = set(masks.values())
             for name in folder.files:
-                if os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 - pathlib is slow on 10**6 names
-                    yield self._image(posixpath.join(folder.path, name), siblings)
+                stem, extension = os.path.splitext(name)  # noqa: PTH122 - pathlib is slow on 10**6 names
+                if extension.lower() in extensions and name not in are_masks:
+                    mask = posixpath.join(folder.path, masks[stem]) if stem in masks else ""
+                    yield self._image(posixpath.join(folder.path, name), siblings, mask)
 
-    def _image(self, path: str, siblings: Siblings) -> Candidate | Rejection:
+    def _image(self, path: str, siblings: Siblings, mask: str) -> Candidate | Rejection:
         folder, name = posixpath.split(path)
         try:
             _require_utf8(path)
             why_none = _WHY_NO_CAPTION.get(self._source.caption_rule, "")
-            return self._candidate(path, self._caption(folder, name, siblings), why_none)
+            return self._candidate(path, self._caption(folder, name, siblings), why_none, mask)
         except BadText as error:
             return Rejection(self._number, show(path), show(str(error)))
 
@@ -246,11 +253,13 @@ class _Lister:
         try:
             if problems and not variants:
                 raise BadText("; ".join(problems))
-            return self._candidate(path, Caption(variants, 0, {}, tuple(problems)), f"{rows[0].where} has none")
+            beside = posixpath.splitext(path)[0] + MASK
+            mask = beside if os.path.isfile(self._root / beside) else ""  # noqa: PTH113 - never raises
+            return self._candidate(path, Caption(variants, 0, {}, tuple(problems)), f"{rows[0].where} has none", mask)
         except BadText as error:
             return Rejection(self._number, show(path), show(str(error)))
 
-    def _candidate(self, path: str, caption: Caption, why_none: str) -> Candidate | Rejection:
+    def _candidate(self, path: str, caption: Caption, why_none: str, mask: str) -> Candidate | Rejection:
         """Put together what is known of an image; `BadText` if it has no caption or a setting is bad."""
         outside = posixpath.isabs(path)
         values = {**({} if outside else self._settings.values(self._settings_folder(path))), **caption.values}
@@ -274,7 +283,7 @@ class _Lister:
         if not variants:
             raise BadText(f"no caption: {why_none}; write one, or give the source a default_caption")
         grammar = has_grammar(self._source)
-        return Candidate(self._number, path, self._root / path, variants, resolved, tuple(warnings), grammar)
+        return Candidate(self._number, path, self._root / path, variants, resolved, tuple(warnings), grammar, mask)
 
 
 def _require_utf8(path: str) -> None:

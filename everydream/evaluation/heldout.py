@@ -170,6 +170,7 @@ def _with_nothing_left_to_chance(index: Index, records: Ints) -> Index:
         keep_tags_N=np.zeros(num, np.int32),
         batch_id_N=np.zeros(num, np.int32),
         digest_N=index.digest_N[records],
+        masks={},  # what is kept is asked of whole pictures
         groups={},
         warnings={},
     )

@@ -36,6 +36,7 @@ def make_index(
         batch_id_N=np.zeros(total, np.int32) if batch_ids is None else batch_ids.astype(np.int32),
         batch_ids=["", "a", "b"],
         digest_N=np.zeros(total, np.uint64),
+        masks={},
         groups={},
         grammars=[False] * len(per_source),
         warnings={},

@@ -1,15 +1,20 @@
 """One training step against the computation of diffusers' train_text_to_image.py, written out here."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import train_here
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 from teaching import attach
 from torch.nn import functional
 
+from everydream.diffusion.settings import TimestepSettings
+from everydream.errors import ConfigError
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.seeding import derive, torch_generator
@@ -195,3 +200,52 @@ def test_a_left_over_batch_weighs_by_its_size(models: dict[str, Any]) -> None:
 def test_fillers_of_scale_zero_change_nothing(models: dict[str, Any]) -> None:
     family, _ = models["sd1"]
     assert_same(ours(family, [make_batch([0, 1, 7], [1.0, 1.0, 0.0])], 2), ours(family, [make_batch([0, 1])], 2))
+
+
+def test_each_setting_of_loss_and_timesteps_changes_the_loss(models: dict[str, tuple[Any, Any]]) -> None:
+    """Defect 3, for what the step itself reads."""
+    family = models["sd1"][0]
+    mask = torch.zeros(4, 1, 32, 48)
+    mask[:, :, :16, :8] = 1.0
+    batch = replace(make_batch([0, 1, 2, 3]), mask_B1HW=mask)
+
+    def loss(timesteps: TimestepSettings, **settings: Any) -> float:
+        with torch.no_grad():
+            return float(training_step(batch, family, LossSettings(**settings), 4, timesteps).loss)
+
+    seen: dict[float, object] = {}
+    for settings, laws in (
+        ({}, {}),
+        ({"kind": "huber"}, {}),
+        ({"kind": "huber", "huber_c": 0.5}, {}),
+        ({"kind": "huber", "huber_schedule": "constant"}, {}),
+        ({"kind": "smooth_l1"}, {}),
+        ({"weighting": "min_snr"}, {}),
+        ({"weighting": "min_snr", "gamma": 1.0}, {}),
+        ({"weighting": "min_snr", "gamma": 0.1, "normalize_weights": False}, {}),
+        ({"weighting": "soft_min_snr"}, {}),
+        ({"weighting": "debiased"}, {}),
+        ({"weighting": "p2"}, {}),
+        ({"unmasked_weight": 0.5}, {}),
+        ({"unmasked_weight": 1.0}, {}),
+        ({"offset_noise": 0.1}, {}),
+        ({"offset_noise": 0.1, "offset_noise_random": True}, {}),
+        ({"pyramid_noise": 0.4}, {}),
+        ({"input_perturbation": 0.1}, {}),
+        ({}, {"law": "logit_normal"}),
+        ({}, {"law": "logit_normal", "mean": 1.0}),
+        ({}, {"law": "logit_normal", "std": 0.5}),
+        ({}, {"min": 0.3}),
+        ({}, {"max": 0.3}),
+        ({}, {"stratified": True}),
+    ):
+        value = loss(TimestepSettings(**laws), **settings)
+        assert value not in seen, f"{settings} {laws} gives what {seen[value]} gives"
+        seen[value] = (settings, laws)
+
+
+def test_a_shift_of_timesteps_is_of_flow_models_alone(project: Callable[..., Path]) -> None:
+    with pytest.raises(
+        ConfigError, match="timesteps.shift: only flow models have one, and this sd1 model predicts eps"
+    ):
+        train_here(project(timesteps={"shift": 3.0}))
