@@ -170,10 +170,11 @@ def _cross_checks(config: RunConfig) -> list[str]:
         problems.append(
             "data.sources: every source has a share, so there is nothing to be a share of; give one repeats or choose."
         )
-    if config.data.step > config.data.resolution:
+    smallest = min(resolution for resolution, _ in config.data.resolutions)
+    if config.data.step_at(smallest) > smallest:
         problems.append(
-            f"data.bucket_step: {config.data.bucket_step} is larger than data.resolution {config.data.resolution}; "
-            f"use a divisor of it, e.g. {max(8, config.data.resolution // 8 // 8 * 8)}."
+            f"data.bucket_step: {config.data.bucket_step} is larger than data.resolution {smallest}; "
+            f"use a divisor of it, e.g. {max(8, smallest // 8 // 8 * 8)}."
         )
     preservation = config.preservation
     if preservation.path is not None and not preservation.images:

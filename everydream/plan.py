@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everydream.config import RunConfig
-from everydream.data.buckets import Buckets, choose_buckets
+from everydream.data.buckets import Buckets, choose_buckets, joined
 from everydream.data.mix import Mix, make_mix
 from everydream.data.plan import count_steps, plan_epoch
 from everydream.data.scan import require_usable, scan
@@ -40,9 +40,9 @@ class Planned:
         """Return the images that are measured and not among the run's own."""
         return [self.measured.index] if self.measured is not None and self.config.preservation.path is not None else []
 
-    def bucket_of_each(self) -> list[tuple[int, int]]:
-        """Return each image's bucket: the one it is trained in, or measured in if it is held out."""
-        bucket_N = self.buckets.assign(self.index.width_N, self.index.height_N)
+    def bucket_of_each(self, resolution: int = 0) -> list[tuple[int, int]]:
+        """Return each image's bucket at the n-th resolution; the one it is measured in if it is held out."""
+        bucket_N = self.buckets.assign(self.index.width_N, self.index.height_N, resolution)
         sizes = [self.buckets.sizes[int(bucket)] for bucket in bucket_N]
         if self.measured is not None:
             for record, size in zip(self.measured.held_out.tolist(), self.measured.sizes(), strict=False):
@@ -80,17 +80,24 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
     measured = measured_images(index, config.preservation, config.data, config.captions, config.seed, progress)
     held_out = measured.held_out if measured is not None else ()
     mix = make_mix(index, config.data.sources, config.seed, held_out)
-    buckets = choose_buckets(
-        index.width_N,
-        index.height_N,
-        mix.mean_counts(),
-        resolution=config.data.resolution,
-        step=config.data.step,
-        max_aspect=config.data.max_aspect,
-        batch_size=config.train.batch_size,
-    )
     batch_size, accumulation = config.train.batch_size, config.train.gradient_accumulation
-    steps = [count_steps(index, mix, buckets, epoch, batch_size, accumulation) for epoch in range(config.train.epochs)]
+    shares = [share for _, share in config.data.resolutions]
+    buckets = joined(
+        [
+            choose_buckets(
+                index.width_N, index.height_N, mix.mean_counts() * share, resolution=resolution,
+                step=config.data.step_at(resolution), max_aspect=config.data.max_aspect, batch_size=batch_size,
+            )
+            for resolution, share in config.data.resolutions
+        ],
+        shares,
+    )  # fmt: skip
+    steps = [
+        count_steps(
+            index, mix, buckets, seed=config.seed, epoch=epoch, batch_size=batch_size, accumulation=accumulation
+        )
+        for epoch in range(config.train.epochs)
+    ]
     if check and not sum(steps):
         raise DataError(
             f"{len(index)} images are usable, but none would be drawn: the repeats of every source and folder "

@@ -58,16 +58,18 @@ def describe_shared(planned: Planned) -> list[str]:
 
 def describe_buckets(planned: Planned) -> list[str]:
     """Return a line per bucket: images, draws, how much is cropped away."""
-    index, counts, held_out_N = planned.index, planned.mix.counts(0), planned.held_out()
-    bucket_N = planned.buckets.assign(index.width_N, index.height_N)
+    index, plan, buckets = planned.index, planned.epoch(0), planned.buckets
+    draws_of_bucket = np.bincount(plan.bucket_of_batch, np.diff(plan.batch_offsets), len(buckets.sizes)).astype(int)
+    trained_N = ~planned.held_out()
+    bucket_RN = [buckets.assign(index.width_N, index.height_N, nth) for nth in range(len(buckets.shares))]
     lines = []
-    for number, size in enumerate(planned.buckets.sizes):
-        mine = np.flatnonzero((bucket_N == number) & ~held_out_N)
+    for number, size in enumerate(buckets.sizes):
+        mine = np.flatnonzero(np.any([bucket_N == number for bucket_N in bucket_RN], axis=0) & trained_N)
         if not len(mine):
             continue
         lost = [1 - kept_fraction(int(index.width_N[i]), int(index.height_N[i]), size) for i in mine]
         lines.append(
-            f"{size[0]}x{size[1]}: {len(mine)} images, {int(counts[mine].sum())} draws, "
+            f"{size[0]}x{size[1]}: {len(mine)} images, {draws_of_bucket[number]} draws, "
             f"crops {100 * float(np.mean(lost)):.1f} % on average, {100 * max(lost):.1f} % at most"
         )
     return lines
@@ -168,6 +170,7 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
     """Return the report of `everydream inspect --json`; image paths are relative to their source."""
     index, counts, held_out_N = planned.index, planned.mix.counts(0), planned.held_out()
     sizes = planned.bucket_of_each()
+    others = [planned.bucket_of_each(nth) for nth in range(1, len(planned.buckets.shares))]
     warnings = image_warnings(planned, count_tokens)
     images = []
     for i in range(len(index)):
@@ -184,6 +187,8 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
             entry["variants"] = variants
         if held_out_N[i]:
             entry["held_out"] = True
+        if others:
+            entry["also_in"] = [list(other[i]) for other in others]
         if i in index.groups:
             entry["group"] = index.groups[i]
         images.append(entry)
@@ -209,7 +214,9 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
 
 def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict[int, list[str]]:
     """Return what is unusual about each image: what the scan said, lost caption tails, enlargement, heavy crops."""
-    index, sizes = planned.index, planned.bucket_of_each()
+    # The largest resolution is where an image is enlarged first; what the crop takes hardly differs between them.
+    resolutions = [resolution for resolution, _ in planned.config.data.resolutions]
+    index, sizes = planned.index, planned.bucket_of_each(resolutions.index(max(resolutions)))
     warnings = {record: list(lines) for record, lines in index.warnings.items()}
     lengths: dict[str, int] = {}
     for i in range(len(index)):

@@ -445,7 +445,12 @@ def test_the_reference_and_the_schema_know_every_key() -> None:
     for key, field in walk(RunConfig):
         if settings_in(field.annotation) is None:
             name = key.rsplit(".", 1)[-1]
-            section = key.rpartition(".")[0].replace("sources", "sources[]").replace("words", "words[]")
+            section = (
+                key.rpartition(".")[0]
+                .replace("sources", "sources[]")
+                .replace("words", "words[]")
+                .replace("also_at", "also_at[]")
+            )
             head = f"\n## `{section}`\n" if section else ""
             part = text.partition(head)[2].partition("\n## ")[0] if head else text
             assert f"| `{name}` | " in part and str(field.description) in part, key

@@ -3,32 +3,61 @@
 `assign` is the line that decides an image's bucket: the one nearest in |log aspect|, which treats
 portrait and landscape alike (|w/h - W/H| does not). `choose_buckets` decides which buckets exist:
 of all sizes with about the right area, the set that crops least, provided that every bucket fills
-at least one batch.
+at least one batch. Where a run has several resolutions, each has buckets of its own, and
+`resolution_of_draws` decides at which one a draw is trained.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everydream.seeding import derive, numpy_generator
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """The sizes in use, from tall to wide, as (width, height) in pixels."""
+    """The sizes in use as (width, height) in pixels: one resolution after the other, each from tall to wide."""
 
     sizes: tuple[tuple[int, int], ...]
+    starts: tuple[int, ...] = (0,)
+    """Where the sizes of each resolution begin."""
+    shares: tuple[float, ...] = (1.0,)
+    """What part of all draws each resolution gets."""
 
-    @property
-    def log_aspects(self) -> Floats:
-        """log(width / height), ascending."""
-        return np.log([w / h for w, h in self.sizes])
+    def assign(self, width_N: NDArray[np.int32], height_N: NDArray[np.int32], resolution: int = 0) -> NDArray[np.int32]:
+        """Return each image's bucket at the n-th resolution: the nearest by |log aspect|, the taller one at a tie."""
+        first, last = (*self.starts, len(self.sizes))[resolution : resolution + 2]
+        log_aspects = np.log([w / h for w, h in self.sizes[first:last]])
+        nearest_N = np.searchsorted(_midpoints(log_aspects), np.log(width_N / height_N), side="left")
+        return (first + nearest_N).astype(np.int32)
 
-    def assign(self, width_N: NDArray[np.int32], height_N: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return each image's bucket: the nearest by |log aspect|, the taller one at a tie."""
-        log_aspect_N = np.log(width_N / height_N)
-        return np.searchsorted(_midpoints(self.log_aspects), log_aspect_N, side="left").astype(np.int32)
+
+def joined(parts: Sequence[Buckets], shares: Sequence[float]) -> Buckets:
+    """Return the buckets of several resolutions, each with its share of the draws, as one."""
+    starts = np.cumsum([0, *(len(part.sizes) for part in parts[:-1])]).tolist()
+    return Buckets(tuple(size for part in parts for size in part.sizes), tuple(starts), tuple(shares))
+
+
+def resolution_of_draws(buckets: Buckets, record_K: Ints, nth_K: NDArray[np.int32], seed: int, epoch: int) -> Ints:
+    """Return the number of the resolution that each draw of an epoch is trained at.
+
+    Exact shares of every epoch; and over the epochs each image gets about its share of each resolution, since its
+    place moves on by the golden ratio from epoch to epoch, and by another irrational from visit to visit.
+    """
+    if len(buckets.shares) == 1:
+        return np.zeros(len(record_K), np.int64)
+    num = int(record_K.max(initial=-1)) + 1
+    start_N = numpy_generator(derive(seed, "resolution")).random(num)
+    place_K = (start_N[record_K] + epoch * (5**0.5 - 1) / 2 + nth_K * 2**0.5) % 1.0
+    bounds = np.rint(np.cumsum(buckets.shares) / sum(buckets.shares) * len(record_K)).astype(np.int64)
+    resolution_K = np.empty(len(record_K), np.int64)
+    resolution_K[np.argsort(place_K, kind="stable")] = np.searchsorted(bounds, np.arange(len(record_K)), side="right")
+    return resolution_K
 
 
 def kept_fraction(width: int, height: int, bucket: tuple[int, int]) -> float:

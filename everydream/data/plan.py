@@ -16,7 +16,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from everydream.data.buckets import Buckets
+from everydream.data.buckets import Buckets, resolution_of_draws
 from everydream.data.mix import Mix
 from everydream.seeding import derive, numpy_generator
 from everydream.types import EpochPlan, Index
@@ -32,16 +32,11 @@ def plan_epoch(
     batches are shuffled. Images of different `batch_id`s never share a batch.
     """
     rng = numpy_generator(derive(seed, "order", epoch))
-    counts_N = mix.counts(epoch)
-    record_K = np.repeat(np.arange(len(index), dtype=np.int64), counts_N)
-    first_K = np.repeat(np.cumsum(counts_N) - counts_N, counts_N)
-    nth_K = (np.arange(len(record_K)) - first_K).astype(np.int32)
-
+    record_K, nth_K = _draws(mix, epoch)
     order = rng.permutation(len(record_K))
-    group_N = _groups(index, buckets)
-    group_K = group_N[record_K[order]]
-    order = order[np.argsort(group_K, kind="stable")]
-    starts, sizes = _cut(np.sort(group_K), batch_size)
+    group_K = _groups(index, buckets, record_K, nth_K, seed, epoch)
+    order = order[np.argsort(group_K[order], kind="stable")]
+    starts, sizes = _cut(group_K[order], batch_size)
 
     shuffled = rng.permutation(len(starts))
     starts, sizes = starts[shuffled], sizes[shuffled]
@@ -53,23 +48,36 @@ def plan_epoch(
         record_K=record_K[draws],
         nth_K=nth_K[draws],
         batch_offsets=offsets,
-        bucket_of_batch=(group_N[record_K[draws[offsets[:-1]]]] // len(index.batch_ids)).astype(np.int32),
+        bucket_of_batch=(group_K[draws[offsets[:-1]]] // len(index.batch_ids)).astype(np.int32),
         accumulation=accumulation,
     )
 
 
-def count_steps(index: Index, mix: Mix, buckets: Buckets, epoch: int, batch_size: int, accumulation: int) -> int:
+def count_steps(
+    index: Index, mix: Mix, buckets: Buckets, *, seed: int, epoch: int, batch_size: int, accumulation: int
+) -> int:
     """Return `plan_epoch(...).num_steps` without making the plan."""
-    group_N = _groups(index, buckets)
-    draws = np.bincount(group_N, weights=mix.counts(epoch)).astype(np.int64)
+    draws = np.bincount(_groups(index, buckets, *_draws(mix, epoch), seed, epoch))
     batches = int((-(-draws // batch_size)).sum())
     return -(-batches // accumulation)
 
 
-def _groups(index: Index, buckets: Buckets) -> NDArray[np.int64]:
-    """Return for each record a number that only images which may share a batch have in common."""
-    bucket_N = buckets.assign(index.width_N, index.height_N).astype(np.int64)
-    return bucket_N * len(index.batch_ids) + index.batch_id_N
+def _draws(mix: Mix, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the records of an epoch's draws, and the how-manieth visit of its record each is."""
+    counts_N = mix.counts(epoch)
+    record_K = np.repeat(np.arange(len(counts_N), dtype=np.int64), counts_N)
+    first_K = np.repeat(np.cumsum(counts_N) - counts_N, counts_N)
+    return record_K, (np.arange(len(record_K)) - first_K).astype(np.int32)
+
+
+def _groups(
+    index: Index, buckets: Buckets, record_K: NDArray[np.int64], nth_K: NDArray[np.int32], seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Return for each draw a number that only draws which may share a batch have in common."""
+    sizes = range(len(buckets.shares))
+    bucket_RN = np.stack([buckets.assign(index.width_N, index.height_N, nth) for nth in sizes]).astype(np.int64)
+    bucket_K = bucket_RN[resolution_of_draws(buckets, record_K, nth_K, seed, epoch), record_K]
+    return bucket_K * len(index.batch_ids) + index.batch_id_N[record_K]
 
 
 def _cut(group_K: NDArray[np.int64], batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

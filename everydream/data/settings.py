@@ -121,6 +121,15 @@ class CaptionSettings(Settings):
     """How many leading tags stay in place when shuffling."""
 
 
+class ResolutionSettings(Settings):
+    """A further resolution."""
+
+    resolution: Annotated[int, Field(ge=16, le=4096)]
+    """Side in pixels of its square bucket."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Its part of all draws."""
+
+
 class DataSettings(Settings):
     """The images."""
 
@@ -128,6 +137,8 @@ class DataSettings(Settings):
     """Folders or manifests; each with its own repeats, share or choose."""
     resolution: Annotated[int, Field(ge=16, le=4096)] = 512
     """Side in pixels of the square bucket; every bucket has about this side squared as its area."""
+    also_at: list[ResolutionSettings] = []
+    """Further resolutions, each with its share of the draws; what is left is trained at `resolution`."""
     bucket_step: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     """Bucket sides are multiples of this many pixels; null: an eighth of the resolution in eights, at most 64."""
     max_aspect: Annotated[float, Field(ge=1.0)] = 4.0
@@ -151,5 +162,24 @@ class DataSettings(Settings):
 
     @property
     def step(self) -> int:
-        """The bucket step that counts, after the default: 64 from 512 pixels on."""
-        return self.bucket_step or max(8, min(64, self.resolution // 64 * 8))
+        """The bucket step that counts at `resolution`."""
+        return self.step_at(self.resolution)
+
+    def step_at(self, resolution: int) -> int:
+        """Return the bucket step that counts at a resolution, after the default: 64 from 512 pixels on."""
+        return self.bucket_step or max(8, min(64, resolution // 64 * 8))
+
+    @property
+    def resolutions(self) -> list[tuple[int, float]]:
+        """Every resolution with its share of the draws; `resolution` first, with what the others leave."""
+        others = [(other.resolution, other.share) for other in self.also_at]
+        return [(self.resolution, 1.0 - sum(share for _, share in others)), *others]
+
+    @model_validator(mode="after")
+    def _resolutions_apart(self) -> "DataSettings":
+        sides, shares = zip(*self.resolutions, strict=True)
+        if shares[0] <= 0.0:
+            raise ValueError(f"also_at: the shares sum to {1 - shares[0]:g}, so nothing is left for `resolution`")
+        if len(set(sides)) < len(sides):
+            raise ValueError(f"also_at: {', '.join(map(str, sides))} are not all different")
+        return self

@@ -75,7 +75,7 @@ def test_a_plan_and_its_number_of_steps_agree_with_the_groups() -> None:
     for epoch in range(6):
         plan = plan_epoch(index, mix, buckets, seed=3, epoch=epoch, batch_size=3, accumulation=2)
         assert np.array_equal(np.bincount(plan.record_K, minlength=50), mix.counts(epoch))
-        assert plan.num_steps == count_steps(index, mix, buckets, epoch, 3, 2)
+        assert plan.num_steps == count_steps(index, mix, buckets, seed=0, epoch=epoch, batch_size=3, accumulation=2)
         visits = sorted(zip(plan.record_K.tolist(), plan.nth_K.tolist(), strict=True))
         assert visits == [(record, nth) for record, num in enumerate(mix.counts(epoch)) for nth in range(num)]
 
