@@ -134,10 +134,10 @@ class Writer:
 
 
 def _readable(index: Index) -> list[str]:
-    """Return all captions, those in kohya's grammar as one reading of them."""
+    """Return all captions, those with wildcards or in kohya's grammar as one reading of them."""
     sources = np.repeat(index.source_N, np.diff(index.caption_offsets))
     return [
-        longest_reading(caption) if index.grammars[source] else caption
+        longest_reading(caption, index.wildcards, index.grammars[source])
         for caption, source in zip(index.captions, sources.tolist(), strict=True)
     ]
 

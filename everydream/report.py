@@ -233,7 +233,7 @@ def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict
                 f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
             )
         for written in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
-            caption = longest_reading(written) if index.grammars[int(index.source_N[i])] else written
+            caption = longest_reading(written, index.wildcards, index.grammars[int(index.source_N[i])])
             # A token is at least a byte, and begin and end take two: most captions need not be counted.
             if len(caption.encode("utf-8", "replace")) + 2 <= MAX_TOKENS:
                 continue

@@ -64,6 +64,8 @@ class Index:
     """Record -> the group that it is drawn in, with the others of its source that have the same one. Sparse."""
     grammars: Sequence[bool]
     """Whether each source's captions are written in kohya's grammar, which a visit reads (`data.drawing`)."""
+    wildcards: bool
+    """Whether captions of every source may hold wildcards, `{a|b}`."""
     warnings: dict[int, list[str]]
     """Record -> what `inspect` should say about it. Sparse."""
     rejected: Sequence[Rejection]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from everydream.data.buckets import Buckets
-from everydream.data.drawing import draw_caption
+from everydream.data.drawing import TagRules, draw_caption
 from everydream.data.fitting import cut, fit
 from everydream.data.masks import read_mask
 from everydream.data.plan import Piece, draws_of_step
-from everydream.data.settings import DataSettings
+from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.data.shards import picture_at
 from everydream.seeding import derive
 from everydream.types import Batch, Crop, EpochPlan, Index, Rejection, Sample
@@ -36,14 +36,25 @@ class Loaded:
     """Images that could not be decoded, and are missing from the batch."""
 
 
+_AS_WRITTEN = CaptionSettings()
+
+
 class PieceDataset(Dataset[Loaded]):
     """Loads pieces of one epoch's plan; holds no state that changes."""
 
     def __init__(
-        self, pieces: Sequence[Piece], plan: EpochPlan, index: Index, buckets: Buckets, data: DataSettings, seed: int
+        self,
+        pieces: Sequence[Piece],
+        plan: EpochPlan,
+        index: Index,
+        buckets: Buckets,
+        data: DataSettings,
+        seed: int,
+        captions: CaptionSettings = _AS_WRITTEN,
+        epochs: int = 1,
     ) -> None:
         self.pieces, self.plan, self.index, self.buckets = pieces, plan, index, buckets
-        self.data, self.seed = data, seed
+        self.data, self.seed, self.captions, self.epochs = data, seed, captions, epochs
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -51,17 +62,27 @@ class PieceDataset(Dataset[Loaded]):
     def __getitem__(self, number: int) -> Loaded:
         piece = self.pieces[number]
         first, images = draws_of_step(self.plan, piece.step_in_epoch)
+        tag_dropout = self._tag_dropout(piece.step_in_epoch)
         samples, failed = [], []
         for draw in range(piece.start, piece.start + piece.size):
             record, nth = int(self.plan.record_K[draw]), int(self.plan.nth_K[draw])
             try:
-                samples.append(self.load(record, nth, self.buckets.sizes[piece.bucket], (draw - first, images)))
+                place = (draw - first, images)
+                samples.append(self.load(record, nth, self.buckets.sizes[piece.bucket], place, tag_dropout))
             except BadImage as error:
                 failed.append(Rejection(int(self.index.source_N[record]), self.index.paths[record], str(error)))
         batch = collate(samples) if samples else _filler(self.buckets.sizes[piece.bucket])
         return Loaded(piece, batch, failed)
 
-    def load(self, record: int, nth: int, bucket: tuple[int, int], place: tuple[int, int]) -> Sample:
+    def _tag_dropout(self, step_in_epoch: int) -> float:
+        """Return the rate of a step: it rises over the first part of the run."""
+        done = (self.plan.epoch + step_in_epoch / self.plan.num_steps) / self.epochs
+        warmup = self.captions.tag_dropout_warmup
+        return self.captions.tag_dropout * (min(done / warmup, 1.0) if warmup else 1.0)
+
+    def load(
+        self, record: int, nth: int, bucket: tuple[int, int], place: tuple[int, int], tag_dropout: float
+    ) -> Sample:
         """Decode one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
         index = self.index
         seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
@@ -75,8 +96,8 @@ class PieceDataset(Dataset[Loaded]):
             variants,
             seed,
             dropout=float(index.dropout_N[record]),
-            shuffle_tags=bool(index.shuffle_tags_N[record]),
-            keep_tags=int(index.keep_tags_N[record]),
+            tags=TagRules(bool(index.shuffle_tags_N[record]), int(index.keep_tags_N[record]), tag_dropout),
+            wildcards=index.wildcards,
             grammar=index.grammars[source],
         )
         return Sample(

@@ -72,7 +72,7 @@ def scan(data: DataSettings, captions: CaptionSettings, progress: Callable[[int,
     checked = list(_check_all(candidates, data, progress))
     records = [item for item in checked if isinstance(item, _Record)]
     rejected = [item for item in (*found, *checked) if isinstance(item, Rejection)]
-    return _to_index(data.sources, records, sorted(rejected, key=lambda item: (item.source, item.path)))
+    return _to_index(data.sources, captions, records, sorted(rejected, key=lambda item: (item.source, item.path)))
 
 
 def require_usable(index: Index, strict: bool = False) -> None:
@@ -228,7 +228,12 @@ def _sampled_content(path: Path) -> tuple[int, list[bytes]]:
 # Columns
 
 
-def _to_index(sources: Sequence[SourceSettings], records: Sequence[_Record], rejected: Sequence[Rejection]) -> Index:
+def _to_index(
+    sources: Sequence[SourceSettings],
+    captions: CaptionSettings,
+    records: Sequence[_Record],
+    rejected: Sequence[Rejection],
+) -> Index:
     candidates = [record.candidate for record in records]
     resolved = [candidate.resolved for candidate in candidates]
     batch_ids = ["", *sorted({item.batch_id for item in resolved} - {""})]
@@ -257,6 +262,7 @@ def _to_index(sources: Sequence[SourceSettings], records: Sequence[_Record], rej
         digest_N=np.array([record.digest for record in records], np.uint64),
         masks={number: record.mask for number, record in enumerate(records) if record.mask},
         groups={number: item.group for number, item in enumerate(resolved) if item.group},
+        wildcards=captions.wildcards,
         grammars=[has_grammar(source) for source in sources],
         warnings=warnings,
         rejected=rejected,

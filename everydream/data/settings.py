@@ -118,7 +118,19 @@ class CaptionSettings(Settings):
     shuffle_tags: bool = False
     """Shuffle the comma-separated parts of a caption on each visit."""
     keep_tags: Annotated[int, Field(ge=0)] = 0
-    """How many leading tags stay in place when shuffling."""
+    """How many leading tags stay: in place when shuffling, and in the caption whatever tag_dropout does."""
+    tag_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability that a comma-separated part is left out, drawn per visit and part; the last one left always stays."""
+    tag_dropout_warmup: Probability = 0.0
+    """Part of the run over which tag_dropout rises from 0, so that whole captions are learned first."""
+    wildcards: bool = False
+    """Read `{red|blue}` in captions as one of its choices, drawn per visit; doubled braces are braces."""
+
+    @model_validator(mode="after")
+    def _warms_up_something(self) -> "CaptionSettings":
+        if self.tag_dropout_warmup and not self.tag_dropout:
+            raise ValueError("tag_dropout_warmup has no effect with tag_dropout: 0")
+        return self
 
 
 class ResolutionSettings(Settings):

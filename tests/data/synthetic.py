@@ -37,6 +37,7 @@ def make_index(
         batch_ids=["", "a", "b"],
         digest_N=np.zeros(total, np.uint64),
         masks={},
+        wildcards=False,
         groups={},
         grammars=[False] * len(per_source),
         warnings={},

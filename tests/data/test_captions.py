@@ -12,7 +12,7 @@ from everydream.data.captions import (
     sidecars_of,
     split_tags,
 )
-from everydream.data.drawing import draw_caption
+from everydream.data.drawing import TagRules, draw_caption, longest_reading
 from everydream.data.texts import BadText, decode_text, normalise
 
 NAME = "from the name_1.jpg"
@@ -202,7 +202,7 @@ def test_split_tags():
 
 
 def draw(variants, seed, dropout=0.0, shuffle_tags=False, keep_tags=0):
-    return draw_caption(variants, seed, dropout=dropout, shuffle_tags=shuffle_tags, keep_tags=keep_tags)
+    return draw_caption(variants, seed, dropout=dropout, tags=TagRules(shuffle_tags, keep_tags))
 
 
 def test_caption_is_verbatim_without_shuffling():
@@ -247,6 +247,40 @@ def test_choices_are_independent_of_each_other():
 
 def test_no_caption_draws_the_empty_one():
     assert draw([], 1) == ""
+
+
+def dropped(caption, rate, keep=0, shuffle=False, seeds=range(400)):
+    return [draw_caption([caption], seed, dropout=0.0, tags=TagRules(shuffle, keep, rate)) for seed in seeds]
+
+
+def test_tags_are_dropped_one_by_one_at_the_rate():
+    drawn = dropped("a, b, c, d", 0.25)
+    counts = {tag: sum(tag in caption for caption in drawn) for tag in "abcd"}
+    assert all(270 <= count <= 330 for count in counts.values()), counts
+    assert all(caption.split(", ") == sorted(caption.split(", ")) for caption in drawn), "the rest keeps its order"
+    assert dropped("a, b, c, d", 0.0) == ["a, b, c, d"] * 400
+
+
+def test_tags_that_stay_and_the_last_one():
+    assert all(caption.startswith("rex, dog") for caption in dropped("rex, dog, red, big", 0.9, keep=2, shuffle=True))
+    assert "rex, dog" in dropped("rex, dog, red, big", 0.9, keep=2)
+    assert set(dropped("a, b, c", 0.99)) <= {"a", "b", "c"} and "" not in dropped("a", 0.99)
+
+
+def test_dropped_tags_do_not_change_what_shuffling_draws():
+    for seed in range(50):
+        whole = draw_caption(["a, b, c, d, e"], seed, dropout=0.0, tags=TagRules(True, 1)).split(", ")
+        part = draw_caption(["a, b, c, d, e"], seed, dropout=0.0, tags=TagRules(True, 1, 0.5)).split(", ")
+        assert part == [tag for tag in whole if tag in part]
+
+
+def test_wildcards_where_they_are_wanted():
+    seeds = range(60)
+    drawn = {draw_caption(["a {red|blue} {{x}} car"], s, dropout=0.0, tags=TagRules(), wildcards=True) for s in seeds}
+    assert drawn == {"a red {x} car", "a blue {x} car"}
+    assert draw_caption(["a {red|blue} car"], 1, dropout=0.0, tags=TagRules()) == "a {red|blue} car"
+    assert longest_reading("a {red|blue} car", True, False) == "a blue car"
+    assert longest_reading("a {red|blue} car", False, False) == "a {red|blue} car"
 
 
 def test_draws_are_fixed_for_ever():

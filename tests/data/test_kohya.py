@@ -6,7 +6,7 @@ import pytest
 from data.tables import table_after
 from PIL import Image
 
-from everydream.data.drawing import draw_caption, longest_reading
+from everydream.data.drawing import TagRules, draw_caption, longest_reading
 from everydream.data.kohya import Named, parse_folder
 from everydream.data.scan import require_usable, scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
@@ -101,10 +101,7 @@ def test_names_of_folders(name, named):
 
 
 def draws(written, shuffle, num=200):
-    return {
-        draw_caption([written], seed, dropout=0.0, shuffle_tags=shuffle, keep_tags=0, grammar=True)
-        for seed in range(num)
-    }
+    return {draw_caption([written], seed, dropout=0.0, tags=TagRules(shuffle, 0), grammar=True) for seed in range(num)}
 
 
 @pytest.mark.parametrize(("written", "shuffling", "captions"), WRITTEN)
@@ -118,10 +115,10 @@ def test_the_tables_are_there():
 
 def test_choices_are_equally_likely_and_drawn_apart():
     written, seeds = "{a|b|c} {x|y}", range(3000)
-    drawn = [draw_caption([written], s, dropout=0.0, shuffle_tags=False, keep_tags=0, grammar=True) for s in seeds]
+    drawn = [draw_caption([written], s, dropout=0.0, tags=TagRules(False, 0), grammar=True) for s in seeds]
     assert set(drawn) == {f"{one} {two}" for one in "abc" for two in "xy"}
     assert all(abs(drawn.count(caption) - 500) < 100 for caption in set(drawn))
-    assert [draw_caption(["{a|b}"], s, dropout=0.0, shuffle_tags=False, keep_tags=0) for s in (1, 2)] == ["{a|b}"] * 2
+    assert [draw_caption(["{a|b}"], s, dropout=0.0, tags=TagRules(False, 0)) for s in (1, 2)] == ["{a|b}"] * 2
 
 
 def test_the_grammar_changes_no_other_choice():
@@ -131,16 +128,14 @@ def test_the_grammar_changes_no_other_choice():
         for options in {"dropout": 0.5}, {"dropout": 0.0}:
             for shuffle in (False, True):
                 plain, read = (
-                    draw_caption(variants, seed, **options, shuffle_tags=shuffle, keep_tags=1, grammar=grammar)
+                    draw_caption(variants, seed, **options, tags=TagRules(shuffle, 1), grammar=grammar)
                     for grammar in (False, True)
                 )
                 assert plain == read
 
 
 def test_keep_tags_counts_where_no_separator_does():
-    drawn = {
-        draw_caption(["k, a, b"], seed, dropout=0.0, shuffle_tags=True, keep_tags=1, grammar=True) for seed in range(40)
-    }
+    drawn = {draw_caption(["k, a, b"], seed, dropout=0.0, tags=TagRules(True, 1), grammar=True) for seed in range(40)}
     assert drawn == {"k, a, b", "k, b, a"}
     assert draws("x ||| k, a", shuffle=True) == {"x, k, a", "x, a, k"}
 
@@ -148,7 +143,7 @@ def test_keep_tags_counts_where_no_separator_does():
 def test_wildcard_draws_are_fixed_for_ever():
     """A resumed run must draw what an older version drew: these literals change only on purpose."""
     drawn = [
-        draw_caption(["{a|b|c|d} {e|f|g}"], seed, dropout=0.0, shuffle_tags=False, keep_tags=0, grammar=True)
+        draw_caption(["{a|b|c|d} {e|f|g}"], seed, dropout=0.0, tags=TagRules(False, 0), grammar=True)
         for seed in range(6)
     ]
     assert drawn == GOLDEN
@@ -161,4 +156,4 @@ GOLDEN = ["c e", "d f", "c f", "d g", "b e", "c e"]
     ("{a|bbb|cc} x ||| y;;;z", "bbb x, y,z"), ("plain, caption", "plain, caption"), ("{{a|b}}", "{a|b}"),
 ])  # fmt: skip
 def test_the_longest_reading(written, longest):
-    assert longest_reading(written) == longest
+    assert longest_reading(written, False, True) == longest

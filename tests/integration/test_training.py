@@ -114,13 +114,32 @@ def batches(config: Path, epoch: int = 0, workers: int = 0) -> list[Batch]:
     planned = plan_run(settings)
     plan = planned.epoch(epoch)
     dataset = PieceDataset(
-        list(pieces_for_rank(plan, 0, 1)), plan, planned.index, planned.buckets, settings.data, settings.seed
-    )
+        list(pieces_for_rank(plan, 0, 1)), plan, planned.index, planned.buckets, settings.data, settings.seed,
+        settings.captions,
+    )  # fmt: skip
     return [loaded.batch for loaded in load_pieces(dataset, workers)]
 
 
 def captions(config: Path, epoch: int = 0) -> dict[tuple[str, int], str]:
     return {(k, s): c for b in batches(config, epoch) for k, s, c in zip(b.keys, b.seeds, b.captions, strict=True)}
+
+
+def test_tag_dropout_rises_over_the_first_part_of_the_run(project: Project) -> None:
+    config = load_config(
+        project(captions={"tag_dropout": 0.8, "tag_dropout_warmup": 0.5}, train={"epochs": 4, "batch_size": 2})
+    )
+    planned = plan_run(config)
+    rates = []
+    for epoch in range(4):
+        plan = planned.epoch(epoch)
+        pieces = list(pieces_for_rank(plan, 0, 1))
+        dataset = PieceDataset(
+            pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions, 4
+        )
+        rates += [dataset._tag_dropout(piece.step_in_epoch) for piece in pieces]
+    half = len(rates) // 2 + 1
+    assert rates[0] == 0.0 and rates[:half] == sorted(set(rates[:half])) and set(rates[half:]) == {0.8}
+    assert rates[half // 2] == pytest.approx(0.4, abs=0.05)
 
 
 def test_the_order_does_not_depend_on_workers(project: Project) -> None:
@@ -140,6 +159,11 @@ def test_the_order_does_not_depend_on_workers(project: Project) -> None:
         ({"captions": {"dropout": 1.0}}, "captions"),
         ({"captions": {"dropout": 0.0, "shuffle_tags": True}}, "captions"),
         ({"captions": {"dropout": 0.0, "shuffle_tags": True, "keep_tags": 2}}, "captions"),
+        ({"captions": {"dropout": 0.0, "tag_dropout": 0.5}}, "captions"),
+        ({"captions": {"dropout": 0.0, "tag_dropout": 0.5, "keep_tags": 4}}, "captions"),
+        ({"captions": {"dropout": 0.0, "wildcards": True}}, "captions"),
+        ({"data": {"masks": "alpha"}}, "masks"),
+        ({"data": {"also_at": [{"resolution": 96, "share": 0.5}]}}, "shapes"),
         ({"seed": 556}, "keys"),
     ],
 )
@@ -150,7 +174,9 @@ def test_each_setting_changes_the_draw(project: Project, tmp_path: Path, section
     rng = np.random.default_rng(0)
     for i in range(6):
         pixels = rng.integers(0, 256, (96, 64, 4), dtype=np.uint8)
-        Image.fromarray(pixels, "RGBA").save(folder / f"first {i}, second, third, fourth, fifth_1.png")
+        Image.fromarray(pixels, "RGBA").save(
+            folder / f"first {i}, second, third, fourth, {{fifth#last}}_1.png".replace("#", "|")
+        )
     source = {"data": {"sources": [{"path": str(folder)}]}, "captions": {"dropout": 0.0}}
     merged = {
         name: {**source.get(name, {}), **value} if isinstance(value, dict) else value
@@ -164,6 +190,7 @@ def test_each_setting_changes_the_draw(project: Project, tmp_path: Path, section
             "crops": [[(crop.top, crop.left) for crop in b.crops] for b in found],
             "pixels": [b.pixels_BCHW.tolist() for b in found],
             "shapes": [b.pixels_BCHW.shape for b in found],
+            "masks": [b.mask_B1HW is not None for b in found],
             "captions": sorted(caption for b in found for caption in b.captions),
             "keys": [b.keys for b in found],
         }[what]
