@@ -156,7 +156,7 @@ def differences(family: Family, pipeline: Any, prompts: Sequence[str], seeds: Se
     t = torch.linspace(1, 999, len(prompts)).long()
     told = pipeline.encode_prompt(list(prompts), "cpu", 1, False)[0]
     with looking_only(family):
-        ours = family.predict(noise, t, family.encode_text(prompts))
+        ours = family.predict(noise, t, family.encode_text(prompts, []))
     prediction = float((ours - pipeline.unet(noise, t, told).sample).abs().max())
     size = {"width": SIZE_PX, "height": SIZE_PX}
     drawn = pipeline(list(prompts), latents=noise, num_inference_steps=20, guidance_scale=3.0, **size).images

@@ -120,7 +120,8 @@ def _recipe(config: RunConfig, source: SourceSettings, model: str) -> dict[str, 
         "model": model,
         "prompt": source.label,
         "negative_prompt": settings.negative_prompt,
-        "sampler": settings.sampler,
+        # What null meant when the first folders were named.
+        "sampler": settings.sampler or "ddim",
         "steps": settings.steps,
         "guidance": settings.guidance,
         "seed": settings.seed,
@@ -176,7 +177,7 @@ def make_missing(
 
     Raises TrainingError if the model draws nothing but blank pictures.
     """
-    family = load(config.model, config.text_encoder.clip_skip)
+    family = load(config.model, config.text_encoder.clip_skip, config.text_encoder.chunks)
     launch.place(family)
     total = sum(folder.wanted for folder in folders)
     for folder in folders:
@@ -217,7 +218,7 @@ def _fill(config: RunConfig, folder: ClassFolder, family: Family, launch: Launch
 
 def _make(config: RunConfig, folder: ClassFolder, family: Family, numbers: Sequence[int]) -> set[int]:
     """Make and keep the pictures of these numbers; return those that were blank."""
-    settings, factor = config.class_images, family.spatial_factor
+    settings, factor = config.class_images, family.side_multiple
     side = max(config.data.resolution // factor, 1) * factor
     pictures = sample_images(
         family,

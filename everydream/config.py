@@ -62,7 +62,11 @@ class RunConfig(Settings):
     unet: UNetSettings = UNetSettings()
     """The UNet's part."""
     text_encoder: TextEncoderSettings = TextEncoderSettings()
-    """The text encoder's part."""
+    """The text encoder's part; the first one's, where the model has several."""
+    text_encoder_2: TextEncoderSettings | None = None
+    """The second text encoder's, where the model has one; null: as the first."""
+    text_encoder_3: TextEncoderSettings | None = None
+    """The third's; null: as the first. T5, whichever number it has, stays frozen without a section of its own."""
     lora: LoraSettings = LoraSettings()
     """Low-rank adapters."""
     textual_inversion: TextualInversionSettings = TextualInversionSettings()
@@ -238,6 +242,8 @@ def _with_usual_values(config: RunConfig) -> RunConfig:
     }
     if config.method in USUAL_RATES:
         update |= {"unet": rated(config.unet, unet), "text_encoder": rated(config.text_encoder, text_encoder)}
+        others = {"text_encoder_2": config.text_encoder_2, "text_encoder_3": config.text_encoder_3}
+        update |= {part: rated(section, text_encoder) for part, section in others.items() if section is not None}
     else:
         update[config.method] = rated(getattr(config, config.method), None)
     return config.model_copy(update=update)

@@ -168,8 +168,8 @@ class Sampler:
         self._write(step, prompts, rows)
 
     def _sampled(self, prompts: Sequence[str], guidance: float) -> list[NDArray[np.uint8]]:
-        settings, latent_px = self.config.samples, self.writer.trainee.family.spatial_factor
-        resolution = max(self.config.data.resolution // latent_px, 1) * latent_px
+        settings, multiple = self.config.samples, self.writer.trainee.family.side_multiple
+        resolution = max(self.config.data.resolution // multiple, 1) * multiple
         images: list[NDArray[np.uint8]] = []
         for first in range(0, len(prompts), settings.batch_size):
             part = prompts[first : first + settings.batch_size]

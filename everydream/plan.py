@@ -108,7 +108,7 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
 
 def require_fitting_buckets(buckets: Buckets, family: Family) -> None:
     """Raise ConfigError when a bucket's sides are not a whole number of latents."""
-    multiple = family.spatial_factor
+    multiple = family.side_multiple
     for width, height in buckets.sizes:
         if width % multiple or height % multiple:
             raise ConfigError(

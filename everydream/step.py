@@ -42,7 +42,7 @@ def training_step(
     t_B = objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift).to(x0.device)
     noise = training_noise(seeds, x0.shape[1:], loss).to(x0)
     x_t = objective.noise(x0, t_B, perturbed(noise, seeds, loss.input_perturbation))
-    prediction = family.predict(x_t, t_B, family.encode_text(batch.captions))
+    prediction = family.predict(x_t, t_B, family.encode_text(batch.captions, batch.crops))
     mask = batch.mask_for(latent_hw)
     per_image_B = image_losses(prediction, objective.target(x0, t_B, noise), t_B, objective, loss, mask)
 

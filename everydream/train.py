@@ -24,6 +24,7 @@ from everydream.models.load import load, restore
 from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run, require_fitting_buckets
 from everydream.report import describe_end, describe_plan
+from everydream.sampling.sampler import require_sampler
 from everydream.training import metrics, runs, state
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
@@ -127,13 +128,14 @@ def prepare(
 
     Adds to `changed` what of the checkpoint found no place.
     """
-    clip_skip = config.text_encoder.clip_skip
+    reading = (config.text_encoder.clip_skip, config.text_encoder.chunks)
     if checkpoint is not None:
-        family = restore(checkpoint.tensors, checkpoint.model, checkpoint.path, clip_skip)
+        family = restore(checkpoint.tensors, checkpoint.model, checkpoint.path, *reading)
     else:
-        family = load(config.model, clip_skip)
+        family = load(config.model, *reading)
     require_fitting_buckets(planned.buckets, family)
     require_fitting_timesteps(config, family)
+    require_sampler(family, config.samples.sampler, "samples.sampler")
     launch.place(family)
     method = METHODS[config.method](config)
     groups = method.attach(family, config.seed, planned.index.captions)
@@ -185,9 +187,11 @@ def with_made_images(
 def require_fitting(config: RunConfig) -> None:
     """Raise ConfigError if the settings do not fit the model, before hours are spent on its class images."""
     planned = plan_run(config, check=False)
-    family = load(config.model, config.text_encoder.clip_skip)
+    family = load(config.model, config.text_encoder.clip_skip, config.text_encoder.chunks)
     require_fitting_buckets(planned.buckets, family)
     require_fitting_timesteps(config, family)
+    for section in ("samples", "class_images"):
+        require_sampler(family, getattr(config, section).sampler, f"{section}.sampler")
     METHODS[config.method](config).attach(family, config.seed, planned.index.captions)
 
 

@@ -174,9 +174,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the text encoders say to the denoiser."""
+    """What the denoiser is told; fields that a family does not use are None."""
 
     tokens_BLD: torch.Tensor
+    """The text encoders' output, token by token."""
+    pooled_BD: torch.Tensor | None = None
+    """One vector for the whole caption."""
+    sizes_B6: torch.Tensor | None = None
+    """Original height and width, top and left of the crop, target height and width, in pixels."""
+    inputs_BCHW: torch.Tensor | None = None
+    """Further input channels in latent size: a depth map, or a mask and what it leaves."""
+    guidance_B: torch.Tensor | None = None
+    """Guidance scale, for networks that take it as an input."""
 
 
 @dataclass(frozen=True)

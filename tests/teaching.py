@@ -21,6 +21,8 @@ def make_method(name: str = "full", **sections: Any) -> Method:
     usual = {
         "unet": UNetSettings(),
         "text_encoder": TextEncoderSettings(),
+        "text_encoder_2": None,
+        "text_encoder_3": None,
         "lora": LoraSettings(rank=4),
         "textual_inversion": TextualInversionSettings(),
         "hypernetwork": HypernetworkSettings(),

@@ -120,7 +120,7 @@ def image_loss(family: Family, batch: Batch, timesteps: int) -> float:
         part = slice(first, first + _TOGETHER)
         t_B, noise = every_t[part], gaussian(seeds[part], "noise", x0.shape[1:]).to(x0)
         x0_B = x0.expand(len(t_B), *x0.shape[1:])
-        conditioning = family.encode_text(batch.captions * len(t_B))
+        conditioning = family.encode_text(batch.captions * len(t_B), batch.crops * len(t_B))
         prediction = family.predict(objective.noise(x0_B, t_B, noise), t_B, conditioning)
         difference = prediction.float() - objective.target(x0_B, t_B, noise).float()
         values += mean_per_image(difference.square()).tolist()

@@ -12,17 +12,27 @@ def method_problems(config: MethodSettings, formats: Sequence[str], epochs: int)
     method = config.method
     problems: list[str] = []
     trains_networks = method in USUAL_RATES
-    if trains_networks and not config.unet.train and not config.text_encoder.train:
+    others = {"text_encoder_2": config.text_encoder_2, "text_encoder_3": config.text_encoder_3}
+    given = {part: section for part, section in others.items() if section is not None}
+    if trains_networks and not (config.unet.train or any(s.train for s in (config.text_encoder, *given.values()))):
         problems.append("unet.train, text_encoder.train: both are false, so nothing would train.")
+    if not trains_networks:
+        problems += [f"{part}: has no effect with method: {method}. Take it out." for part in given]
+    problems += [
+        f"{part}.{key}: has no effect; text_encoder.{key} counts for every text encoder."
+        for part, section in given.items()
+        for key in ("clip_skip", "chunks")
+        if f"{part}.{key}" in changed_keys(part, section)
+    ]
     idle = [name for name in ("lora", "textual_inversion", "hypernetwork") if name != method]
     idle += [] if trains_networks else ["unet", "text_encoder"]
     problems += [
         f"{key}: has no effect with method: {method}. Take it out, or choose the method that it belongs to."
         for name in idle
         for key in changed_keys(name, getattr(config, name))
-        if key != "text_encoder.clip_skip"
+        if key not in ("text_encoder.clip_skip", "text_encoder.chunks")
     ]
-    problems += _part_problems(config, epochs) if trains_networks else []
+    problems += _part_problems(config, given, epochs) if trains_networks else []
     if method == "textual_inversion" and not config.textual_inversion.words:
         problems.append("textual_inversion.words: empty; say what to learn, e.g. [{token: <rex>, init: dog}].")
     for name in formats:
@@ -35,18 +45,22 @@ def method_problems(config: MethodSettings, formats: Sequence[str], epochs: int)
     return problems
 
 
-def _part_problems(config: MethodSettings, epochs: int) -> list[str]:
+def _part_problems(config: MethodSettings, others: dict[str, TextEncoderSettings], epochs: int) -> list[str]:
     """Return what the parts' own settings have against each other, for the methods that train networks."""
-    parts: dict[str, UNetSettings | TextEncoderSettings] = {"unet": config.unet, "text_encoder": config.text_encoder}
+    texts = {"text_encoder": config.text_encoder, **others}
+    parts: dict[str, UNetSettings | TextEncoderSettings] = {"unet": config.unet, **texts}
     problems = [
         f"{key}: has no effect with {name}.train: false."
         for name, part in parts.items()
         if not part.train
         for key in changed_keys(name, part)
-        if key.rpartition(".")[2] not in ("train", "lr", "clip_skip")
+        if key.rpartition(".")[2] not in ("train", "lr", "clip_skip", "chunks")
     ]
-    if config.method == "lora" and not config.text_encoder.train_embeddings:
-        problems.append("text_encoder.train_embeddings: has no effect with method: lora, which adapts no embeddings.")
+    problems += [
+        f"{name}.train_embeddings: has no effect with method: lora, which adapts no embeddings."
+        for name, text in texts.items()
+        if config.method == "lora" and not text.train_embeddings
+    ]
     stops = [part.epochs for part in parts.values() if part.train]
     last = max((stop for stop in stops if stop is not None), default=0)
     if stops and None not in stops and last < epochs:

@@ -49,7 +49,7 @@ class Hypernetwork:
             torch.manual_seed(derive(seed, "hypernetwork"))
             networks = self._new(family)
         put_in(family, networks)
-        return [group_of(family, "unet", self._settings.lr)]
+        return [group_of(family, family.denoiser, self._settings.lr)]
 
     def _new(self, family: Family) -> "Networks":
         settings = self._settings
@@ -144,13 +144,13 @@ def widths_of(family: Family) -> list[int]:
 def _inputs(family: Family) -> list[tuple[str, Any]]:
     """Return (`keys` or `values`, projection) of every attention of the UNet."""
     kinds = {"to_k": "keys", "to_v": "values"}
-    named = family.modules()["unet"].named_modules()
+    named = family.modules()[family.denoiser].named_modules()
     return [(kinds[end], module) for name, module in named if (end := name.rpartition(".")[2]) in kinds]
 
 
 def put_in(family: Family, networks: Networks) -> None:
     """Make the networks a part of the UNet and put them before its keys and values."""
-    unet = family.modules()["unet"]
+    unet = family.modules()[family.denoiser]
     networks.to(next(unet.parameters()).device)
     unet.add_module("hypernetwork", networks)
     for kind, projection in _inputs(family):
@@ -161,7 +161,7 @@ def put_in(family: Family, networks: Networks) -> None:
 
 
 def _networks_in(family: Family) -> Networks:
-    networks = family.modules()["unet"].get_submodule("hypernetwork")
+    networks = family.modules()[family.denoiser].get_submodule("hypernetwork")
     assert isinstance(networks, Networks)
     return networks
 

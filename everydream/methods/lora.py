@@ -13,7 +13,7 @@ from everydream.formats.adapters import Adapter
 from everydream.formats.atomic import atomic_folder
 from everydream.formats.files import StateDict, cast_floating, write_safetensors
 from everydream.methods.full import text_modules, unet_modules
-from everydream.methods.method import MethodSettings, ParameterGroup, freeze, group_of
+from everydream.methods.method import MethodSettings, ParameterGroup, freeze, group_of, text_settings
 from everydream.methods.settings import LoraSettings
 from everydream.models.family import Family
 from everydream.seeding import derive
@@ -31,19 +31,20 @@ class Lora:
     """`method: lora`, of all three kinds."""
 
     def __init__(self, settings: MethodSettings) -> None:
-        self._lora, self._unet, self._text_encoder = settings.lora, settings.unet, settings.text_encoder
+        self._settings, self._lora, self._unet = settings, settings.lora, settings.unet
 
     def attach(self, family: Family, seed: int, captions: Sequence[str]) -> list[ParameterGroup]:
         """Put an adapter beside every target; see `Method.attach`. The model's own output stays as it is at first."""
         freeze(family)
-        unet, text_encoder = self._unet, self._text_encoder
+        unet, texts = self._unet, text_settings(family, self._settings)
         chosen: list[tuple[str, float | None, int | None, Iterator[nn.Module]]] = []
         if unet.train:
-            chosen.append(("unet", unet.lr, unet.epochs, unet_modules(family, unet)))
-        if text_encoder.train:
-            modules = text_modules(family, text_encoder)
-            chosen.append(("text_encoder", text_encoder.lr, text_encoder.epochs, modules))
-        unused = {id(module) for outer in family.unused_text_modules() for module in outer.modules()}
+            chosen.append((family.denoiser, unet.lr, unet.epochs, unet_modules(family, unet)))
+        for part, section in texts.items():
+            rate = section.lr if section.lr is not None else self._settings.text_encoder.lr
+            chosen.append((part, rate, section.epochs, text_modules(family, part, section)))
+        skipped = [module for part in family.text_parts for module in family.unused_text_modules(part)]
+        unused = {id(module) for outer in skipped for module in outer.modules()}
         groups = []
         for part, lr, epochs, within in chosen:
             inside = {id(module) for outer in within for module in outer.modules()} - unused
@@ -125,7 +126,7 @@ def _inject(network: nn.Module, names: list[str], settings: LoraSettings, seed: 
 def _adapter(family: Family) -> Adapter:
     """Return the trained matrices by module."""
     found: Adapter = {}
-    for part in ("unet", "text_encoder"):
+    for part in (family.denoiser, *family.text_parts):
         for name, module in family.modules()[part].named_modules():
             if "default" in getattr(module, "scaling", ()):
                 found[f"{part}.{name.removeprefix('text_model.')}"] = _leaves(module)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from everydream.errors import ConfigError
 from everydream.formats.files import StateDict
 from everydream.methods.settings import (
     HypernetworkSettings,
@@ -48,6 +49,10 @@ class MethodSettings(Protocol):
     @property
     def text_encoder(self) -> TextEncoderSettings: ...  # noqa: D102
     @property
+    def text_encoder_2(self) -> TextEncoderSettings | None: ...  # noqa: D102
+    @property
+    def text_encoder_3(self) -> TextEncoderSettings | None: ...  # noqa: D102
+    @property
     def lora(self) -> LoraSettings: ...  # noqa: D102
     @property
     def textual_inversion(self) -> TextualInversionSettings: ...  # noqa: D102
@@ -70,6 +75,25 @@ class Method(Protocol):
 
     def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
         """Write `stem` plus an ending in one of the method's formats; return the paths."""
+
+
+def text_settings(family: Family, settings: MethodSettings) -> dict[str, TextEncoderSettings]:
+    """Return the settings of each text part that trains: its own section, or else the first one's.
+
+    Raises ConfigError for the section of a part that the model does not have.
+    """
+    own = {"text_encoder_2": settings.text_encoder_2, "text_encoder_3": settings.text_encoder_3}
+    if strangers := [part for part, section in own.items() if section is not None and part not in family.text_parts]:
+        raise ConfigError(
+            f"{', '.join(strangers)}: this {family.name} model has no such part; its text encoders are "
+            f"{', '.join(family.text_parts)}. Take the section out."
+        )
+    chosen: dict[str, TextEncoderSettings] = {}
+    for part in family.text_parts:
+        section = own.get(part) or (None if part in family.usually_frozen else settings.text_encoder)
+        if section is not None and section.train:
+            chosen[part] = section
+    return chosen
 
 
 def freeze(family: Family) -> None:

@@ -13,10 +13,10 @@ MethodName = Literal["full", "dreambooth", "lora", "textual_inversion", "hyperne
 
 
 class UNetSettings(Settings):
-    """What happens to the UNet, under full, dreambooth and lora."""
+    """What happens to the denoiser (a UNet, or a transformer in its place), under full, dreambooth and lora."""
 
     train: bool = True
-    """Train the UNet."""
+    """Train the denoiser."""
     lr: Rate | None = None
     """Peak learning rate; null: 1e-6 for the weights themselves (a few hundred images, batches of 6), 1e-4 for lora."""
     only: Annotated[list[str], Field(min_length=1)] | None = None
@@ -26,7 +26,7 @@ class UNetSettings(Settings):
 
 
 class TextEncoderSettings(Settings):
-    """What happens to the text encoder, under full, dreambooth and lora; clip_skip counts for every method."""
+    """What happens to a text encoder, under full, dreambooth and lora; clip_skip and chunks count for every method."""
 
     train: bool = True
     """Train the text encoder along with the UNet."""
@@ -39,7 +39,9 @@ class TextEncoderSettings(Settings):
     epochs: Positive | None = None
     """Stop training it after this many epochs; null: never."""
     clip_skip: Annotated[int, Field(ge=0, le=8)] = 0
-    """Take the text encoder's output this many layers before the last; use the base model's own habit."""
+    """Take the output this many layers before the family's usual one, of every encoder; use the base model's habit."""
+    chunks: Annotated[int, Field(ge=1, le=8)] = 1
+    """Read captions and prompts in so many portions of 75 tokens; 1 cuts them at 75. Each costs memory and time."""
 
 
 class LoraSettings(Settings):

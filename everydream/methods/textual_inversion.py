@@ -28,7 +28,7 @@ class TextualInversion:
         _require_sensible(family, self._settings.words, captions)
         vectors = {word.token: _first_vectors(family, word) for word in self._settings.words}
         family.learn_words(vectors, self._settings.limit_norm)
-        return [group_of(family, "text_encoder", self._settings.lr)]
+        return [group_of(family, family.text_parts[0], self._settings.lr)]
 
     def exported(self, family: Family) -> StateDict:
         """Return {word: vectors (V, D)}."""

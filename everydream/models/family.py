@@ -13,7 +13,7 @@ from torch import nn
 
 from everydream.diffusion.objective import Objective
 from everydream.formats.files import StateDict
-from everydream.types import Conditioning
+from everydream.types import Conditioning, Crop
 
 
 class Family(Protocol):
@@ -22,8 +22,17 @@ class Family(Protocol):
     name: str
     architecture: str
     """Its name in Stability's modelspec metadata."""
+    denoiser: str
+    """The part that predicts: unet or transformer."""
+    text_parts: tuple[str, ...]
+    """The text encoders among the parts, by diffusers' names."""
+    usually_frozen: tuple[str, ...]
+    """Those of them that train only where a section of their own says so."""
     spatial_factor: int
-    """Pixels per latent, along a side; image sides are multiples of it."""
+    """Pixels per latent, along a side."""
+    side_multiple: int
+    """Image sides are multiples of so many pixels."""
+    latent_channels: int
     max_tokens: int
     native_size: int
     """Side in pixels of the square images that the model was made for."""
@@ -33,7 +42,7 @@ class Family(Protocol):
         """What the network predicts, and the formulas that go with it."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return the networks by part: unet, text_encoder, vae."""
+        """Return the networks by part: the denoiser, the text parts, vae."""
 
     def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
         """Send the calls of every trained network through `wrapper(network)` (DDP); names and state stay."""
@@ -41,20 +50,20 @@ class Family(Protocol):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass of what trains."""
 
-    def text_layers(self) -> Sequence[nn.Module]:
-        """Return the text encoder's layers that reach the output, first to last."""
+    def text_layers(self, part: str) -> Sequence[nn.Module]:
+        """Return a text part's layers that reach the output, first to last."""
 
-    def final_norm(self) -> nn.Module:
-        """Return the norm behind the text encoder's last layer."""
+    def final_norm(self, part: str) -> nn.Module:
+        """Return the norm behind a text part's last layer."""
 
-    def unused_text_modules(self) -> Sequence[nn.Module]:
-        """Return the layers that clip_skip leaves out."""
+    def unused_text_modules(self, part: str) -> Sequence[nn.Module]:
+        """Return the modules of a text part that do not reach the output: clip_skip, or the family's own habit."""
 
     def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Return scaled latents (B, C, H, W) of uint8 pixels, each sampled from its posterior with its own seed."""
 
-    def encode_text(self, captions: Sequence[str]) -> Conditioning:
-        """Return the conditioning of a batch of captions."""
+    def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
+        """Return the conditioning of a batch of captions, and of where their images were cut."""
 
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the network's prediction for noised latents."""
@@ -62,8 +71,12 @@ class Family(Protocol):
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Return uint8 images (B, H, W, C), on the CPU, of scaled latents."""
 
-    def sampling_scheduler(self, name: str = "ddim") -> Any:
-        """Return a fresh scheduler of the reference library that fits the objective; names as in `SampleSettings`."""
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """The samplers that fit, by the names of `SampleSettings`, the usual one first."""
+
+    def sampling_scheduler(self, name: str, steps: int, latent_hw: tuple[int, int], device: torch.device) -> Any:
+        """Return a fresh scheduler of the reference library for latents of this height and width, its timesteps set."""
 
     def word_vectors(self, text: str) -> torch.Tensor:
         """Return the vocabulary's rows (V, D) of a text."""

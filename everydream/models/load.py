@@ -13,8 +13,10 @@ from everydream.models.settings import ModelSettings
 FAMILIES = {"sd1": sd1, "sd2": sd2}
 
 
-def load(settings: ModelSettings, clip_skip: int = 0) -> Family:
+def load(settings: ModelSettings, clip_skip: int = 0, chunks: int = 1) -> Family:
     """Load the model in float32, on the CPU, in evaluation mode.
+
+    `clip_skip` and `chunks` say how captions are read: see `TextEncoderSettings`.
 
     Raises ConfigError if there is nothing at the path, FormatError if it cannot be trained.
     """
@@ -26,13 +28,14 @@ def load(settings: ModelSettings, clip_skip: int = 0) -> Family:
     else:
         config_folder = Path(settings.config) if settings.config else None
         name, parts = loading.load_single(path, dict(FAMILIES), settings.prediction, config_folder)
-    return _ready(StableDiffusion(FAMILIES[name].KIND, parts, clip_skip))
+    return _ready(StableDiffusion(FAMILIES[name].KIND, parts, clip_skip, chunks))
 
 
-def restore(tensors: StateDict, description: dict[str, Any], path: Path, clip_skip: int = 0) -> Family:
+def restore(tensors: StateDict, description: dict[str, Any], path: Path, clip_skip: int = 0, chunks: int = 1) -> Family:
     """Rebuild a model from what `Family.single_file` and `Family.description` gave; `path` is for messages."""
     module = FAMILIES[description["family"]]
-    return _ready(StableDiffusion(module.KIND, loading.parts_of(tensors, description, module, path), clip_skip))
+    parts = loading.parts_of(tensors, description, module, path)
+    return _ready(StableDiffusion(module.KIND, parts, clip_skip, chunks))
 
 
 def _ready(family: Family) -> Family:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from everydream.diffusion.noise import gaussian
+from everydream.errors import ConfigError
 from everydream.models.family import Family
+from everydream.types import Crop
 
 
 def sample_images(
@@ -22,22 +23,33 @@ def sample_images(
     steps: int,
     guidance: float,
     negative_prompt: str = "",
-    sampler: str = "ddim",
+    sampler: str | None = None,
 ) -> list[NDArray[np.uint8]]:
     """Return one image (H, W, 3) per prompt; each depends on its own prompt and seed, not on the others.
 
     Uses the networks as they are, in evaluation mode, without gradients, and puts their mode back.
-    Draws from no random generator that training draws from.
+    Draws from no random generator that training draws from. `sampler`: None is the family's usual one.
     """
-    factor = family.spatial_factor
-    if width % factor or height % factor:
-        raise ValueError(f"samples of {width} x {height} px: both sides must be multiples of {factor} for this model")
+    multiple, factor = family.side_multiple, family.spatial_factor
+    if width % multiple or height % multiple:
+        raise ValueError(f"samples of {width} x {height} px: both sides must be multiples of {multiple} for this model")
     with looking_only(family):
-        shape = (4, height // factor, width // factor)
-        noise_BCHW = gaussian(seeds, "sample", shape)
-        scheduler = family.sampling_scheduler(sampler)
-        latents = _denoise(family, scheduler, prompts, negative_prompt, noise_BCHW, steps, guidance)
+        latent_hw = (height // factor, width // factor)
+        noise_BCHW = gaussian(seeds, "sample", (family.latent_channels, *latent_hw))
+        # As of pictures that were not cropped: what conditions on that is asked for whole ones.
+        crop = Crop((height, width), 0, 0, (height, width), False)
+        name = sampler or family.samplers[0]
+        latents = _denoise(family, name, prompts, negative_prompt, crop, noise_BCHW, steps, guidance)
         return list(family.decode(latents).numpy())
+
+
+def require_sampler(family: Family, name: str | None, key: str) -> None:
+    """Raise ConfigError for a sampler that does not fit the family; `key` is what messages call it."""
+    if name is not None and name not in family.samplers:
+        raise ConfigError(
+            f"{key}: {name} does not fit this {family.name} model, which predicts {family.objective.prediction}; "
+            f"use {', '.join(family.samplers)}, or leave it out for the first of these."
+        )
 
 
 @contextmanager
@@ -56,20 +68,25 @@ def looking_only(family: Family) -> Iterator[None]:
 
 def _denoise(
     family: Family,
-    scheduler: Any,
+    sampler: str,
     prompts: Sequence[str],
     negative: str,
+    crop: Crop,
     noise_BCHW: torch.Tensor,
     steps: int,
     guidance: float,
 ) -> torch.Tensor:
-    device = next(family.modules()["unet"].parameters()).device
-    scheduler.set_timesteps(steps, device=device)
-    x: torch.Tensor = noise_BCHW.to(device) * scheduler.init_noise_sigma
+    device = next(family.modules()[family.denoiser].parameters()).device
+    height, width = noise_BCHW.shape[-2:]
+    scheduler = family.sampling_scheduler(sampler, steps, (height, width), device)
+    # Flow schedulers start from plain noise, and take the latents as they are.
+    x: torch.Tensor = noise_BCHW.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+    scaled = getattr(scheduler, "scale_model_input", lambda x, _: x)
     guided = guidance != 1.0
-    conditioning = family.encode_text([*prompts, *[negative] * len(prompts)] if guided else list(prompts))
+    texts = [*prompts, *[negative] * len(prompts)] if guided else list(prompts)
+    conditioning = family.encode_text(texts, [crop] * len(texts))
     for t in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+        inputs = scaled(torch.cat([x, x]) if guided else x, t)
         prediction = family.predict(inputs, t.expand(len(inputs)), conditioning).float()
         if guided:
             positive, unconditional = prediction.chunk(2)

@@ -16,8 +16,8 @@ class SampleSettings(Settings):
     """Draw samples every N optimizer steps, and before the first and after the last; null: never."""
     prompts: str | None = None
     """Text file, one prompt a line (# starts a comment), read anew each time; null: a few captions of the data set."""
-    sampler: SamplerName = "ddim"
-    """Way from noise to picture; none of these draws noise on the way, so a picture is its seed's."""
+    sampler: SamplerName | None = None
+    """Way from noise to picture, none of which draws noise; null: the family's usual: ddim; flow models euler."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 30
     """Steps of the sampler."""
     guidance: Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=1)] = [7.0]
@@ -46,8 +46,8 @@ class ClassImageSettings(Settings):
     """Where they are kept, one folder for each model, prompt and way of making; null: runs_dir/class_images."""
     negative_prompt: str = ""
     """What guidance leads away from."""
-    sampler: SamplerName = "ddim"
-    """Way from noise to picture."""
+    sampler: SamplerName | None = None
+    """Way from noise to picture; null: the family's usual."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 30
     """Steps of the sampler."""
     guidance: Annotated[float, Field(ge=0.0)] = 7.0

@@ -123,11 +123,11 @@ def test_clip_skip_is_the_output_of_a_shorter_encoder(skipping: Any, family: Any
     assert not missing and all(".layers.1." in key for key in unexpected)
     captions = ["a cat", "", "a dog on a red chair"]
     with torch.no_grad():
-        expected = shorter(skipping._tokenize(captions)).last_hidden_state
-        found = skipping.encode_text(captions).tokens_BLD
-        hidden = family.text_encoder(family._tokenize(captions), output_hidden_states=True).hidden_states
-        torch.testing.assert_close(found, family.final_norm()(hidden[-2]), atol=1e-6, rtol=1e-6)
-        whole = family.encode_text(captions).tokens_BLD
+        expected = shorter(skipping.clip.tokenize(captions)).last_hidden_state
+        found = skipping.encode_text(captions, []).tokens_BLD
+        hidden = family.text_encoder(family.clip.tokenize(captions), output_hidden_states=True).hidden_states
+        torch.testing.assert_close(found, family.final_norm("text_encoder")(hidden[-2]), atol=1e-6, rtol=1e-6)
+        whole = family.encode_text(captions, []).tokens_BLD
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     assert not torch.allclose(found, whole, atol=1e-2)
 
@@ -188,4 +188,4 @@ def test_a_second_attach_forgets_the_first(family: Any) -> None:
     groups = attach(family, text_encoder=OFF["text_encoder"])
     assert {g.part for g in groups} == {"unet"}
     assert not any(p.requires_grad for p in family.modules()["text_encoder"].parameters())
-    assert isinstance(family.final_norm(), nn.LayerNorm)
+    assert isinstance(family.final_norm("text_encoder"), nn.LayerNorm)

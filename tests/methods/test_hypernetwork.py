@@ -32,7 +32,7 @@ def prediction(family: Any) -> torch.Tensor:
         module.eval()
     with torch.no_grad():
         x = torch.randn(2, 4, 8, 8, generator=torch_generator(5))
-        return family.predict(x, torch.tensor([7, 700]), family.encode_text(["a cat", "a dog"]))
+        return family.predict(x, torch.tensor([7, 700]), family.encode_text(["a cat", "a dog"], []))
 
 
 def exported(folder: Path, out: Path, **settings: Any) -> tuple[Any, Path]:

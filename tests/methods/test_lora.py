@@ -42,7 +42,7 @@ def latents(family: Any) -> torch.Tensor:
     """What the networks say to a prompt."""
     with torch.no_grad():
         x = torch.randn(2, 4, 8, 8, generator=torch_generator(5))
-        return family.predict(x, torch.tensor([7, 700]), family.encode_text(["a cat", "a dog on a chair"]))
+        return family.predict(x, torch.tensor([7, 700]), family.encode_text(["a cat", "a dog on a chair"], []))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,34 +59,34 @@ def test_one_token_for_each_vector_in_any_case_and_not_inside_words(model_folder
     attach(family, "textual_inversion", ["rexo"], textual_inversion=settings)
 
     def new_tokens(caption: str) -> list[int]:
-        return [int(i) - known for i in family._tokenize([caption])[0] if i >= known]
+        return [int(i) - known for i in family.clip.tokenize([caption])[0] if i >= known]
 
     assert new_tokens("a photo of rexo, in the snow") == [0, 1]
     assert new_tokens("Rexo and rexo's house") == [0, 1, 0, 1]
     assert new_tokens("rexos in trexo") == []
     plain = fresh(model_folder)
     with torch.no_grad():
-        expected = plain.encode_text(["rexos in a park"]).tokens_BLD
-        torch.testing.assert_close(family.encode_text(["rexos in a park"]).tokens_BLD, expected, rtol=0, atol=0)
+        expected = plain.encode_text(["rexos in a park"], []).tokens_BLD
+        torch.testing.assert_close(family.encode_text(["rexos in a park"], []).tokens_BLD, expected, rtol=0, atol=0)
 
 
 def test_odd_words(model_folder: Path) -> None:
     """Letters whose small forms are others, words inside words, signs that patterns are made of, a padded embedding."""
     family = fresh(model_folder)
     family.text_encoder.resize_token_embeddings(49472, mean_resizing=False)
-    known = len(family.tokenizer)
+    known = len(family.clip.tokenizer)
     words = ["<dino>", "<stone>", "a.b*c", "rexo", "rexo-two"]
     settings = TextualInversionSettings(words=[WordSettings(token=word, init="dog") for word in words])
     (group,) = attach(family, "textual_inversion", [" ".join(words)], textual_inversion=settings)
 
     def new_tokens(caption: str) -> list[int]:
-        return [int(i) - known for i in family._tokenize([caption])[0] if i >= known]
+        return [int(i) - known for i in family.clip.tokenize([caption])[0] if i >= known]
 
     assert new_tokens("<d\u0130no> <\u017ftone>") == [0, 1]
     assert new_tokens("a.b*c, aXb*c; rexo-two rexo(rexo) Rexo's") == [2, 4, 3, 3, 3]
-    before = family.encode_text(["a rexo"]).tokens_BLD
+    before = family.encode_text(["a rexo"], []).tokens_BLD
     group.parameters[0].data[3] += 1.0
-    assert not torch.allclose(before, family.encode_text(["a rexo"]).tokens_BLD)
+    assert not torch.allclose(before, family.encode_text(["a rexo"], []).tokens_BLD)
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_diffusers_reads_it_and_so_do_we(model_folder: Path, tmp_path: Path, for
         assert torch.equal(read_embedding(path)[word], family.learned_words()[word])
     with torch.no_grad():
         theirs = pipeline.encode_prompt(CAPTIONS, "cpu", 1, False)[0]
-        torch.testing.assert_close(family.encode_text(CAPTIONS).tokens_BLD, theirs, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(family.encode_text(CAPTIONS, []).tokens_BLD, theirs, atol=1e-6, rtol=1e-6)
         loaded = fresh(model_folder)
         loaded.learn_words({word: read_embedding(p)[word] for p, word in zip(paths, ("<rex>", "<Kim>"), strict=True)})
-        torch.testing.assert_close(loaded.encode_text(CAPTIONS).tokens_BLD, theirs, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(loaded.encode_text(CAPTIONS, []).tokens_BLD, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_all_forms_of_files_are_read(tmp_path: Path) -> None:

@@ -115,7 +115,12 @@ def test_the_prediction_can_be_set(folders: dict[str, Path], singles: dict[str, 
     assert loaded(folders["sd1"], prediction="v").objective.prediction == "v"
     assert loaded(singles["sd1"], prediction="v").objective.prediction == "v"
     assert loaded(folders["sd2"], prediction="epsilon").objective.prediction == "epsilon"
-    assert loaded(singles["sd2"], prediction="epsilon").sampling_scheduler().config.prediction_type == "epsilon"
+    assert (
+        loaded(singles["sd2"], prediction="epsilon")
+        .sampling_scheduler("ddim", 1, (8, 8), torch.device("cpu"))
+        .config.prediction_type
+        == "epsilon"
+    )
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
@@ -258,8 +263,8 @@ def test_a_single_file_gives_the_folder_s_networks(
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 800])
     with torch.no_grad():
         torch.testing.assert_close(
-            single.predict(x, t, single.encode_text(["a cat", ""])),
-            whole.predict(x, t, whole.encode_text(["a cat", ""])),
+            single.predict(x, t, single.encode_text(["a cat", ""], [])),
+            whole.predict(x, t, whole.encode_text(["a cat", ""], [])),
         )
 
 
@@ -421,10 +426,10 @@ def test_a_hub_id_is_its_snapshot(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize("source", ["folders", "singles"])
 def test_tokens(kind: str, source: str, request: pytest.FixtureRequest) -> None:
     family = loaded(request.getfixturevalue(source)[kind])
-    tokens = family._tokenize(["a photo of a cat"])[0].tolist()
+    tokens = family.clip.tokenize(["a photo of a cat"])[0].tolist()
     assert tokens[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert set(tokens[7:]) == {0 if kind == "sd2" else 49407} and len(tokens) == 77
-    assert family._tokenize(["cat " * 100]).shape == (1, 77)
+    assert family.clip.tokenize(["cat " * 100]).shape == (1, 77)
     count = tokenizer_files.token_counter()
     assert count("a photo of a cat") == 7 and count("cat " * 100) == 102
 
@@ -437,11 +442,11 @@ def test_a_custom_tokenizer_survives(copied: Callable[..., Path], kind: str) -> 
     tokenizer.add_tokens(["<zwx>"])
     tokenizer.save_pretrained(folder / "tokenizer")
     family = loaded(folder)
-    token = family._tokenize(["a <zwx>"])[0, 2].item()
+    token = family.clip.tokenize(["a <zwx>"])[0, 2].item()
     assert token == 49408
     plain = json.loads(json.dumps(family.description()))
     again = restore(family.single_file(), plain, Path("last.ckpt"))
-    assert again._tokenize(["a <zwx>"]).tolist() == family._tokenize(["a <zwx>"]).tolist()
+    assert again.clip.tokenize(["a <zwx>"]).tolist() == family.clip.tokenize(["a <zwx>"]).tolist()
     assert {"vocab.json", "merges.txt"} <= set(plain["tokenizer"])
     assert_same_networks(again, family)
 

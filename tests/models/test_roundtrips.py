@@ -220,12 +220,12 @@ def test_what_an_original_sd2_file_holds_besides(folders: dict[str, Path], tmp_p
         [path] = export(again, tmp_path, "p", Progress(), CheckpointSettings(formats=["safetensors"], dtype="fp32"))
         again = loaded(path)
     assert again.extras.keys() == extras.keys()
-    assert len(again.text_layers()) == 2
+    assert len(again.text_layers("text_encoder")) == 2
     assert again.single_file().keys() == {**state, **extras}.keys()
     for key, tensor in {**state, **extras}.items():
         assert torch.equal(again.single_file()[key], tensor)
     with torch.no_grad():
-        assert torch.equal(again.encode_text(["x"]).tokens_BLD, family.encode_text(["x"]).tokens_BLD)
+        assert torch.equal(again.encode_text(["x"], []).tokens_BLD, family.encode_text(["x"], []).tokens_BLD)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -181,7 +181,7 @@ def adapter_of(folder: Path, out: Path, kind: str = "lora") -> tuple[Any, Path]:
 def drawn(family: Any) -> torch.Tensor:
     with torch.no_grad():
         x = torch.randn(1, 4, 8, 8, generator=torch_generator(5))
-        return family.predict(x, torch.tensor([500]), family.encode_text(["a cat"]))
+        return family.predict(x, torch.tensor([500]), family.encode_text(["a cat"], []))
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])

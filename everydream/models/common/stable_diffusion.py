@@ -24,14 +24,13 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from everydream.diffusion.noise import gaussian
 from everydream.diffusion.objective import OBJECTIVES, Prediction
 from everydream.diffusion.schedule import make_schedule
 from everydream.formats.files import StateDict, cast_floating, write_safetensors
-from everydream.models.common import layout, text_keys, tokenizer_files
+from everydream.models.common import latents, layout, text_keys, tokenizer_files
 from everydream.models.common.additions import own_state, own_weights
-from everydream.models.common.words import WordEmbedding, Words
-from everydream.types import Conditioning
+from everydream.models.common.clip import Clip, Reading
+from everydream.types import Conditioning, Crop
 
 Config = dict[str, Any]
 
@@ -78,14 +77,17 @@ SAMPLERS: dict[str, Callable[[Config], Any]] = {
 class StableDiffusion:
     """The Family of Stable Diffusion 1.x and 2.x."""
 
-    def __init__(self, kind: Kind, parts: Parts, clip_skip: int = 0) -> None:
+    denoiser = "unet"
+    text_parts: tuple[str, ...] = ("text_encoder",)
+    usually_frozen: tuple[str, ...] = ()
+
+    def __init__(self, kind: Kind, parts: Parts, clip_skip: int = 0, chunks: int = 1) -> None:
         self.kind, self.name, self.architecture = kind, kind.name, kind.architecture
         self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
-        self.extras, self.clip_skip = parts.extras, clip_skip
+        self.extras = parts.extras
         self.scheduler_config = parts.scheduler
         self.tokenizer_files = tokenizer_files.packaged_if_same(parts.tokenizer_files, kind.pad_token)
-        self.tokenizer = tokenizer_files.load_tokenizer(self.tokenizer_files)
-        self._words: Words | None = None
+        self.clip = Clip(self.text_encoder, self.tokenizer_files, Reading(skip=clip_skip, chunks=chunks))
         prediction: Prediction = "v" if parts.scheduler["prediction_type"] == "v_prediction" else "epsilon"
         schedule = make_schedule(
             parts.scheduler["beta_schedule"],
@@ -95,10 +97,11 @@ class StableDiffusion:
         )
         self.objective = OBJECTIVES[prediction](schedule)
         self.spatial_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.side_multiple = self.spatial_factor
+        self.latent_channels = int(self.vae.config.latent_channels)
         self.native_size = int(self.unet.config.sample_size) * self.spatial_factor
-        self.max_tokens = int(self.text_encoder.config.max_position_embeddings)
+        self.max_tokens = self.clip.max_tokens
         self._call_unet: nn.Module = self.unet
-        self._call_text_encoder: nn.Module = self.text_encoder
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the networks by part."""
@@ -108,95 +111,47 @@ class StableDiffusion:
         """Send the calls of every trained network through `wrapper(network)`."""
         if any(p.requires_grad for p in self.unet.parameters()):
             self._call_unet = wrapper(self.unet)
-        if any(p.requires_grad for p in self.text_encoder.parameters()):
-            self._call_text_encoder = wrapper(self.text_encoder)
+        self.clip.wrap(wrapper)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass.
 
-        Both networks even if only one trains: gradients for the text encoder pass through the UNet.
+        The UNet's even if the text encoder alone trains: its gradients pass through the UNet.
         """
         self.unet.enable_gradient_checkpointing()
-        if any(p.requires_grad for p in self.text_encoder.parameters()):
-            # transformers renamed it in 5.x; both take torch.utils.checkpoint's arguments first.
-            renamed = getattr(self.text_encoder, "activation_checkpointing_enable", None)
-            (renamed or self.text_encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.clip.enable_gradient_checkpointing()
 
-    @property
-    def _text_core(self) -> nn.Module:
-        """The module with embeddings, encoder and final_layer_norm; transformers < 5.6 has it one level down."""
-        core: nn.Module = getattr(self.text_encoder, "text_model", self.text_encoder)
-        return core
-
-    def text_layers(self) -> Sequence[nn.Module]:
+    def text_layers(self, part: str) -> Sequence[nn.Module]:
         """Return the text encoder's layers that reach the output."""
-        layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
-        return layers[: max(len(layers) - self.clip_skip, 0)]
+        return self.clip.layers()
 
-    def final_norm(self) -> nn.Module:
+    def final_norm(self, part: str) -> nn.Module:
         """Return the norm after the last layer."""
-        norm: nn.Module = self._text_core.final_layer_norm  # type: ignore[assignment]
-        return norm
+        return self.clip.final_norm()
 
-    def unused_text_modules(self) -> Sequence[nn.Module]:
+    def unused_text_modules(self, part: str) -> Sequence[nn.Module]:
         """Return the layers that clip_skip leaves out."""
-        layers = list(self._text_core.encoder.layers)  # type: ignore[union-attr, arg-type]
-        return layers[max(len(layers) - self.clip_skip, 0) :]
+        return self.clip.unused()
 
     def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Return latents sampled from the VAE's posterior, times its scaling factor, float32."""
-        # To [-1, 1], as latent diffusion's VAE was trained.
-        images = pixels_BCHW.to(next(self.vae.parameters()).dtype) / 127.5 - 1.0
-        with torch.no_grad():
-            posterior = self.vae.encode(images).latent_dist
-        mean, std = posterior.mean.float(), posterior.std.float()
-        noise = gaussian(seeds, "posterior", mean.shape[1:]).to(mean)
-        latents: torch.Tensor = (mean + std * noise) * float(self.vae.config.scaling_factor)
-        return latents
+        return latents.encode(self.vae, pixels_BCHW, seeds)
 
-    def encode_text(self, captions: Sequence[str]) -> Conditioning:
-        """Return the text encoder's output for each caption, padded or cut to its length.
-
-        clip_skip n takes the output of the n-th layer from the end, through the final norm, as NovelAI
-        and the tools that followed it do.
-        """
-        ids_BL = self._tokenize(captions).to(next(self.text_encoder.parameters()).device)
-        # Without gradients there is nothing to exchange: one process may sample while the others wait.
-        text_encoder = self._call_text_encoder if torch.is_grad_enabled() else self.text_encoder
-        if not self.clip_skip:
-            return Conditioning(text_encoder(ids_BL).last_hidden_state)
-        hidden = text_encoder(ids_BL, output_hidden_states=True).hidden_states
-        return Conditioning(self.final_norm()(hidden[-1 - self.clip_skip]))
+    def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
+        """Return the text encoder's output for each caption, padded or cut to its length; crops mean nothing to it."""
+        return Conditioning(self.clip.encode(captions)[0])
 
     def word_vectors(self, text: str) -> torch.Tensor:
         """Return the vocabulary's rows (V, D) of a text, begin and end left out."""
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        weight: torch.Tensor = self.text_encoder.get_input_embeddings().weight
-        return weight[torch.tensor(ids, dtype=torch.long, device=weight.device)].detach()
+        return self.clip.word_vectors(text)
 
     def learn_words(self, vectors: Mapping[str, torch.Tensor], limit_norm: bool = False) -> None:
         """Add words, each with its rows (V, D), to tokenizer and embedding; once in a family's life."""
-        assert self._words is None, "words were added already"
-        embedding = self.text_encoder.get_input_embeddings()
-        longest = float(embedding.weight.detach().norm(dim=-1).max()) if limit_norm else None
-        self._words = Words(self.tokenizer, {word: len(rows_VD) for word, rows_VD in vectors.items()})
-        self._text_core.embeddings.token_embedding = WordEmbedding(  # type: ignore[union-attr]
-            embedding, torch.cat(list(vectors.values())), self._words.first_id, longest
-        )
+        self.clip.learn_words(vectors, limit_norm)
 
     def learned_words(self) -> dict[str, torch.Tensor]:
         """Return the rows (V, D) of each added word, as they are used."""
-        embedding = self._text_core.embeddings.token_embedding  # type: ignore[union-attr]
-        return self._words.split(embedding.rows().detach()) if self._words is not None else {}  # type: ignore[union-attr, operator]
-
-    def _tokenize(self, captions: Sequence[str]) -> torch.Tensor:
-        if self._words is not None:
-            captions = [self._words.spell_out(caption) for caption in captions]
-        encoded = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
-        ids: torch.Tensor = encoded.input_ids
-        return ids
+        return self.clip.learned_words()
 
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the UNet's output."""
@@ -206,15 +161,18 @@ class StableDiffusion:
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Return uint8 images (B, H, W, C) on the CPU."""
-        with torch.no_grad():
-            latents = latents_BCHW.to(next(self.vae.parameters()).dtype) / float(self.vae.config.scaling_factor)
-            images = self.vae.decode(latents).sample
-        pixels: torch.Tensor = ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu()
+        return latents.decode(self.vae, latents_BCHW)
 
-    def sampling_scheduler(self, name: str = "ddim") -> Any:
-        """Return one of `SAMPLERS` with this model's schedule and prediction type."""
-        return SAMPLERS[name](self.scheduler_config)
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """The samplers that fit, the usual one first."""
+        return tuple(SAMPLERS)
+
+    def sampling_scheduler(self, name: str, steps: int, latent_hw: tuple[int, int], device: torch.device) -> Any:
+        """Return one of `SAMPLERS` with this model's schedule and prediction type, its timesteps set."""
+        scheduler = SAMPLERS[name](self.scheduler_config)
+        scheduler.set_timesteps(steps, device=device)
+        return scheduler
 
     def adapter_weights(self) -> dict[str, tuple[str, torch.Tensor]]:
         """Return {part.module: (its name in kohya's adapter files, its weight)} of all that can carry an adapter."""
@@ -260,7 +218,7 @@ class StableDiffusion:
         text = text_keys.with_level(own_state(self.text_encoder))
         _save(folder / "text_encoder" / "model.safetensors", text, dtype)
         tokenizer_files.write_files(folder / "tokenizer", self.tokenizer_files)
-        self.sampling_scheduler().save_pretrained(folder / "scheduler")
+        SAMPLERS["ddim"](self.scheduler_config).save_pretrained(folder / "scheduler")
         _write_json(folder / "model_index.json", _MODEL_INDEX)
 
 

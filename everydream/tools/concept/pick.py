@@ -99,7 +99,7 @@ def with_export(config: RunConfig, path: Path | None) -> Family:
     """Return the model as an export of the config's method has it; None: the base model."""
     whole = path is not None and config.method in ("full", "dreambooth")
     model = ModelSettings(path=str(path)) if whole else config.model
-    family = load(model, config.text_encoder.clip_skip)
+    family = load(model, config.text_encoder.clip_skip, config.text_encoder.chunks)
     if path is not None and not whole:
         _ADDERS[config.method](family, path)
     to_fastest_device(family)
@@ -124,7 +124,7 @@ def _measured(planned: Planned, role: str) -> Measured | None:
 
 
 def _losses(family: Family, measured: Measured, config: RunConfig) -> dict[int, float]:
-    device = next(family.modules()["unet"].parameters()).device
+    device = next(family.modules()[family.denoiser].parameters()).device
     found, _ = losses(family, measured, config.data, config.seed, _TIMESTEPS, device)
     return found
 

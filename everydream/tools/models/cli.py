@@ -82,7 +82,9 @@ def sample(
     width: Annotated[int | None, typer.Option(min=8, help="Pixels; default: the model's own size.")] = None,
     height: Annotated[int | None, typer.Option(min=8, help="Pixels; default: the model's own size.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of the sampler.")] = 30,
-    sampler: Annotated[str, typer.Option(help="ddim, euler, dpmpp_2m or unipc.")] = "ddim",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, euler, dpmpp_2m or unipc; default: the model's usual.")
+    ] = None,
     clip_skip: Annotated[int, typer.Option(min=0, max=8, help="As the model was trained.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 4,
     overwrite: Overwrite = False,
@@ -101,7 +103,7 @@ def sample(
         ]
         if not wanted_prompts:
             raise ConfigError("Say what to draw: everydream sample MODEL 'a photo of a cat', or --prompts FILE.")
-        if sampler not in get_args(SamplerName):
+        if sampler is not None and sampler not in get_args(SamplerName):
             raise ConfigError(f"--sampler is {sampler!r}; known are {', '.join(get_args(SamplerName))}.")
         from everydream.tools.models.sample import Wanted  # noqa: PLC0415
         from everydream.tools.models.sample import sample as run  # noqa: PLC0415

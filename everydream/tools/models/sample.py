@@ -17,7 +17,7 @@ from everydream.methods.merging import merge_adapter
 from everydream.models.family import Family
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
-from everydream.sampling.sampler import sample_images
+from everydream.sampling.sampler import require_sampler, sample_images
 from everydream.tools.models.files import to_fastest_device
 from everydream.tools.models.merge import with_strength
 
@@ -36,7 +36,8 @@ class Wanted:
     """Pixels; None: what the model was made for."""
     height: int | None
     steps: int
-    sampler: str
+    sampler: str | None
+    """None: the family's usual."""
     batch_size: int
 
     def cells(self) -> list[tuple[int, float]]:
@@ -68,10 +69,11 @@ def sample(
     if not overwrite and (there := [name for name in [*names, "grid.png"] if (out / name).exists()]):
         raise ConfigError(f"{out} holds {there[0]} already. Give another --out, or --overwrite.")
     family = prepared(model, loras, embeddings, hypernetwork, clip_skip)
-    factor = family.spatial_factor
+    factor = family.side_multiple
     for side, pixels in (("width", wanted.width), ("height", wanted.height)):
         if pixels is not None and pixels % factor:
             raise ConfigError(f"--{side} is {pixels}; this model's sides are multiples of {factor}.")
+    require_sampler(family, wanted.sampler, "--sampler")
     pictures: dict[tuple[int, int, float], Picture] = {}
     for done, (place, picture) in enumerate(_pictures(family, wanted), 1):
         pictures[place] = picture
