@@ -30,6 +30,7 @@ from everydream.models.settings import ModelSettings, is_hub_id
 from everydream.problems import validate
 from everydream.sampling.settings import ClassImageSettings, SampleSettings
 from everydream.settings import Settings
+from everydream.training.checks import Part, training_problems, usual_optimizer, usual_rate, usual_schedule
 from everydream.training.settings import (
     CheckpointSettings,
     EmaSettings,
@@ -154,6 +155,9 @@ def resolve(
             problems += method_problems(config, config.checkpoints.formats or (), config.train.epochs)
             problems += _class_checks(config)
         config = _with_usual_values(config)
+        parts: dict[str, Part] = {"unet": config.unet, "text_encoder": config.text_encoder}
+        parts = parts if config.method in USUAL_RATES else {}
+        problems += training_problems(config.optimizer, config.lr_schedule, config.ema, parts)
         config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)
     if problems or config is None:
@@ -220,11 +224,13 @@ def _class_checks(config: RunConfig) -> list[str]:
 
 
 def _with_usual_values(config: RunConfig) -> RunConfig:
-    """Return the config with what depends on the method said outright: learning rates, formats, prior weights."""
-    one_rate = config.optimizer.lr
+    """Return the config with what depends on method and optimizer said outright: rates, formats, prior weights."""
+    one_rate, wanted = config.optimizer.lr, usual_rate(config.optimizer)
 
     def rated(section: S, usual: float | None) -> S:
         given: float | None = getattr(section, "lr")  # noqa: B009 - four classes that have it
+        if wanted is not None and given == type(section).model_fields["lr"].default:
+            given = wanted
         rate = one_rate if one_rate is not None else given if given is not None else usual
         return section.model_copy(update={"lr": rate})
 
@@ -239,6 +245,8 @@ def _with_usual_values(config: RunConfig) -> RunConfig:
     update: dict[str, Any] = {
         "checkpoints": config.checkpoints.model_copy(update={"formats": usual_formats}),
         "data": config.data.model_copy(update={"sources": sources}),
+        "optimizer": usual_optimizer(config.optimizer),
+        "lr_schedule": usual_schedule(config.lr_schedule, config.optimizer),
     }
     if config.method in USUAL_RATES:
         update |= {"unet": rated(config.unet, unet), "text_encoder": rated(config.text_encoder, text_encoder)}

@@ -1,7 +1,7 @@
 """What a run writes: last.ckpt, exports, sample pictures, what is kept of the base; each a callable for the loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from everydream.training.display import Display
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
 from everydream.training.metrics import Events, JsonLines
-from everydream.training.optim import optimizer_state
+from everydream.training.optim import evaluated, group_state, optimizer_state
 from everydream.training.runs import LAST
 from everydream.types import Index, Progress
 
@@ -106,6 +106,7 @@ class Writer:
             trainee.family,
             groups=trainee.groups,
             optimizer=optimizer_state(trainee.optimizer, trainee.groups),
+            optimizer_groups=group_state(trainee.optimizer, trainee.groups),
             ema=trainee.ema.state_dict() if trainee.ema is not None else {},
             scaler=self.launch.scaler_state(),
             progress=progress,
@@ -127,10 +128,13 @@ class Writer:
             self.display.say(f"Wrote {path}")
 
     def shown_weights(self) -> AbstractContextManager[None]:
-        """Return a block in which the networks hold the weights to show: the average where one is kept and wanted."""
+        """Return a block in which the networks hold the weights to show: the average where one is kept and wanted.
+
+        Some optimizers keep one by themselves.
+        """
         if self.trainee.ema is not None and self.config.checkpoints.use_ema:
             return self.trainee.ema.swapped_in()
-        return nullcontext()
+        return evaluated(self.trainee.optimizer)
 
 
 def _readable(index: Index) -> list[str]:

@@ -20,6 +20,7 @@ from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
 from everydream.report_sources import describe_sources, source_facts
 from everydream.training import export
+from everydream.training.lr import warmup_steps
 from everydream.training.runs import LAST
 from everydream.types import Progress
 
@@ -113,7 +114,7 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
     ]
     if planned.index.rejected:
         rows.append(("Rejected", describe_rejected(planned)))
-    warmup = planned.config.lr_schedule.warmup_steps
+    warmup = warmup_steps(planned.config.lr_schedule, planned.total_steps)
     if warmup >= planned.total_steps:
         rows.append(
             ("Note", [f"lr_schedule.warmup_steps {warmup} is as long as the run: the peak rate is not reached"])

@@ -26,6 +26,7 @@ from everydream.plan import Planned, plan_run, require_fitting_buckets
 from everydream.report import describe_end, describe_plan
 from everydream.sampling.sampler import require_sampler
 from everydream.training import metrics, runs, state
+from everydream.training.blocks import split_by_blocks
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.ema import Ema
@@ -147,17 +148,20 @@ def prepare(
             changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
     if config.train.gradient_checkpointing:
         family.enable_gradient_checkpointing()
+    parts = {"unet": config.unet.optimizer, "text_encoder": config.text_encoder.optimizer}
+    groups = split_by_blocks(groups, {"unet": config.unet.block_lr})
     trainee = Trainee(
         family,
         method,
         groups,
-        make_optimizer(groups, config.optimizer),
+        make_optimizer(groups, config.optimizer, parts),
         Ema(groups, config.ema) if config.ema.decay is not None else None,
     )
     if checkpoint is not None:
         same = checkpoint.facts.config["optimizer"]["name"] == config.optimizer.name
-        fresh = load_optimizer_state(trainee.optimizer, groups, checkpoint.optimizer if same else {})
-        if fresh and checkpoint.progress.step:
+        saved, by_group = (checkpoint.optimizer, checkpoint.optimizer_groups) if same else ({}, {})
+        fresh = load_optimizer_state(trainee.optimizer, groups, saved, by_group)
+        if fresh and checkpoint.progress.step and (saved or not same):
             changed.append(f"{len(fresh)} tensors start without optimizer state, {fresh[0]} for one")
         if trainee.ema is not None:
             trainee.ema.load_state_dict(checkpoint.ema)

@@ -146,7 +146,7 @@ def test_every_problem_comes_at_once(write: Write, tmp_path: Path) -> None:
         r"train\.epochs: .*integer.*\(it is '2'\)",
         r"train\.batchsize: unknown key; did you mean batch_size\?",
         r"train\.precision: .*'fp32', 'bf16' or 'fp16'; did you mean fp32\? \(it is 'fp23'\)",
-        r"optimizer\.name: .*'adamw', 'adam', 'sgd' or 'adafactor'; did you mean adamw\? \(it is 'adamw8bti'\)",
+        r"optimizer\.name: there is no 'adamw8bti'; did you mean adamw_8bit",
         r"unet\.lr: .*greater than or equal to 0.*\(it is -1.0\)",
         r"sample: unknown key; did you mean samples\?",
         r"data\.sources\.1: give one of repeats, share and choose, not repeats and share",

@@ -9,7 +9,19 @@ from everydream.settings import Settings
 
 Rate = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[int, Field(ge=1)]
+Betas = Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=3)]
 MethodName = Literal["full", "dreambooth", "lora", "textual_inversion", "hypernetwork"]
+
+
+class PartOptimizerSettings(Settings):
+    """What of the optimizer differs in one part; the optimizer itself is the same for all."""
+
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = None
+    """In place of optimizer.weight_decay; null: that."""
+    betas: Betas | None = None
+    """In place of optimizer.betas; null: these."""
+    eps: Annotated[float, Field(gt=0.0)] | None = None
+    """In place of optimizer.eps; null: that."""
 
 
 class UNetSettings(Settings):
@@ -23,6 +35,10 @@ class UNetSettings(Settings):
     """Train only modules under these names: `attention`, `cross_attention`, or patterns such as `up_blocks.*`."""
     epochs: Positive | None = None
     """Stop training it after this many epochs; null: never."""
+    block_lr: dict[str, Rate] = {}
+    """Factors on the rate by patterns of module names, e.g. {down_blocks.*: 0.5}; the first match counts."""
+    optimizer: PartOptimizerSettings = PartOptimizerSettings()
+    """What of the optimizer differs here."""
 
 
 class TextEncoderSettings(Settings):
@@ -38,6 +54,8 @@ class TextEncoderSettings(Settings):
     """Train the token and position embeddings too, where all layers train."""
     epochs: Positive | None = None
     """Stop training it after this many epochs; null: never."""
+    optimizer: PartOptimizerSettings = PartOptimizerSettings()
+    """What of the optimizer differs here."""
     clip_skip: Annotated[int, Field(ge=0, le=8)] = 0
     """Take the output this many layers before the family's usual one, of every encoder; use the base model's habit."""
     chunks: Annotated[int, Field(ge=1, le=8)] = 1

@@ -232,7 +232,10 @@ def _report(
             c.display.say(f"Step {after.step} was skipped: {skipped}. {what}: {', '.join(images)}")
         return
     rates = {f"lr/{g.part}": live["lr"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True)}
-    numbers = {"loss": gathered.mean, "grad_norm": norm, **rates}
+    found = {
+        f"d/{g.part}": live["d"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True) if "d" in live
+    }
+    numbers = {"loss": gathered.mean, "grad_norm": norm, **rates, **found}
     c.metrics.write({**line, **numbers})
     c.display.advance(after.step, before.epoch, len(gathered.losses), gathered.mean)
     c.launch.track({**numbers, "images_per_s": c.display.images_per_s, "epoch": before.epoch}, after.step)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from everydream.methods.settings import Betas
 from everydream.settings import Settings
 
 Positive = Annotated[int, Field(ge=1)]
@@ -31,29 +32,40 @@ class TrainSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """The optimizer."""
+    """The optimizer. What each takes and costs: docs/memory.md."""
 
-    name: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
-    """PyTorch's own optimizer of this name."""
+    name: str = "adamw"
+    """adamw, adam, sgd, adafactor, adamw_8bit, paged_adamw_8bit, lion, prodigy, came, schedule_free_adamw, torch.X."""
     lr: Annotated[float, Field(ge=0.0)] | None = None
-    """One peak learning rate for all that trains, over the rates of its parts; null: each part's own."""
-    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """Decay of the first and second moment; sgd uses the first as momentum, adafactor ignores them."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    """Decoupled for adamw and adafactor, L2 for the others."""
-    eps: Annotated[float, Field(gt=0.0)] = 1e-8
-    """Added to the denominator by adam and adamw."""
+    """One peak learning rate for all that trains, over the rates of its parts; null: each part's own, 1 for prodigy."""
+    betas: Betas | None = None
+    """Decay of the moments; sgd uses the first as momentum, came takes three; null: as the optimizer's authors say."""
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = None
+    """L2 for adam and sgd, decoupled for the others; null: 0.01, for classes of torch.optim their own."""
+    eps: Annotated[float, Field(gt=0.0)] | None = None
+    """Added to the denominator, by those that have one; null: 1e-8, for classes of torch.optim their own."""
+    args: dict[str, bool | int | float | str | list[float]] = {}
+    """Further arguments of the optimizer's class by its own names, e.g. {d_coef: 0.8} for prodigy."""
+
+
+ShapeName = Literal["constant", "linear", "cosine", "polynomial", "one_cycle", "rex"]
 
 
 class LrScheduleSettings(Settings):
     """How the learning rates move over the run."""
 
-    name: Literal["constant", "linear", "cosine", "polynomial"] = "cosine"
-    """Shape after the warm-up; all but constant end at 0."""
+    name: ShapeName | None = None
+    """Shape after the warm-up; all but constant end at min_factor. Null: cosine, constant for schedule_free_adamw."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the rate rises from 0."""
+    """Steps over which the rate rises from 0; under one_cycle from 1/25 of the peak."""
+    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """The same as a share of the run, in place of steps; null: by steps, for one_cycle without any 0.3."""
+    cycles: Positive = 1
+    """Times that cosine starts again at the peak and falls."""
     power: Annotated[float, Field(gt=0.0)] = 2.0
     """Exponent of `polynomial`."""
+    min_factor: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Where the rate ends, as a part of its peak; the shape is squeezed in between."""
 
 
 class EmaSettings(Settings):

@@ -3,6 +3,7 @@
     state_dict    the model under single-file names, float32       what other tools read
     added         what trains beside the model's own tensors, by parameter name: adapters, words, networks
     optimizer     state by parameter name
+    optimizer_groups    what some optimizers keep besides, by group (estimates, counts)
     ema           averaged weights by parameter name
     everydream    version, progress, model description, the facts that must match on resume, and the
                   base's losses that preservation is measured by
@@ -59,6 +60,7 @@ class Checkpoint:
     model: dict[str, Any]
     added: StateDict
     optimizer: dict[str, Any]
+    optimizer_groups: dict[str, Any]
     ema: StateDict
     scaler: dict[str, Any]
     progress: Progress
@@ -75,6 +77,7 @@ def save_checkpoint(
     *,
     groups: Sequence[ParameterGroup],
     optimizer: Mapping[str, Any],
+    optimizer_groups: Mapping[str, Any],
     ema: StateDict,
     scaler: Mapping[str, Any],
     progress: Progress,
@@ -99,6 +102,7 @@ def save_checkpoint(
         "state_dict": family.single_file(),
         "added": added_tensors(family, groups),
         "optimizer": optimizer,
+        "optimizer_groups": optimizer_groups,
         "ema": ema,
         METADATA_KEY: ours,
     }
@@ -167,6 +171,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         model=ours["model"],
         added=contents.get("added", {}),
         optimizer=contents["optimizer"],
+        optimizer_groups=contents.get("optimizer_groups", {}),
         ema=contents["ema"],
         scaler=ours["scaler"],
         progress=Progress(**ours["progress"]),

@@ -1,7 +1,7 @@
 """Learning rates, the moving average and the optimizers against the reference libraries."""
 
 import copy
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from everydream.methods.method import ParameterGroup
 from everydream.training.ema import Ema, ema_decay
 from everydream.training.lr import lr_factor
-from everydream.training.optim import OPTIMIZERS, load_optimizer_state, make_optimizer, optimizer_state
+from everydream.training.optim import load_optimizer_state, make_optimizer, optimizer_state
 from everydream.training.settings import EmaSettings, LrScheduleSettings, OptimizerSettings
 
 
@@ -39,6 +39,8 @@ def weights(made: list[ParameterGroup]) -> list[torch.Tensor]:
 
 # --- learning rate
 
+OF_DIFFUSERS = ("constant", "linear", "cosine", "polynomial")
+
 
 def reference_scheduler(name: str, optimizer: Any, warmup: int, total: int, power: float) -> Any:
     if name == "polynomial":
@@ -48,7 +50,7 @@ def reference_scheduler(name: str, optimizer: Any, warmup: int, total: int, powe
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
 
-@pytest.mark.parametrize("name", get_args(LrScheduleSettings.model_fields["name"].annotation))
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
 @pytest.mark.parametrize(("warmup", "total"), [(0, 20), (5, 20), (1, 2), (19, 20), (0, 1)])
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
 @pytest.mark.filterwarnings("ignore:Detected call of")  # no weights are moved here
@@ -61,7 +63,7 @@ def test_the_rate_is_diffusers_rate_at_every_step(name: str, warmup: int, total:
         scheduler.step()
 
 
-@pytest.mark.parametrize("name", get_args(LrScheduleSettings.model_fields["name"].annotation))
+@pytest.mark.parametrize("name", [*OF_DIFFUSERS, "rex"])
 def test_rates_of_runs_shorter_than_their_warm_up_and_beyond_the_end(name: str) -> None:
     settings = LrScheduleSettings(name=name, warmup_steps=10)
     assert [lr_factor(settings, step, 5) for step in (0, 4, 9)] == [0.0, 0.4, 0.9]
@@ -143,34 +145,6 @@ def test_swapping_in_the_average_and_back() -> None:
 # --- optimizers
 
 
-def test_every_optimizer_of_the_settings_is_there() -> None:
-    assert set(OPTIMIZERS) == set(get_args(OptimizerSettings.model_fields["name"].annotation))
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_by_name_continues_exactly(name: str) -> None:
-    settings = OptimizerSettings(name=name)
-    straight = groups()
-    optimizer = make_optimizer(straight, settings)
-    for step in range(8):
-        if step == 4:
-            saved = copy.deepcopy(optimizer_state(optimizer, straight))
-            values = weights(straight)
-        set_gradients(straight, step)
-        optimizer.step()
-    resumed = groups(seed=9)
-    for parameter, value in zip([p for g in resumed for p in g.parameters], values, strict=True):
-        parameter.data.copy_(value)
-    again = make_optimizer(resumed, settings)
-    assert set(saved) == {"unet.weight", "unet.bias", "text_encoder.weight"}
-    assert load_optimizer_state(again, resumed, saved) == []
-    for step in range(4, 8):
-        set_gradients(resumed, step)
-        again.step()
-    assert all(torch.equal(a, b) for a, b in zip(weights(straight), weights(resumed), strict=True))
-    assert [g["lr"] for g in again.param_groups] == [group.lr for group in resumed]
-
-
 def test_state_survives_a_change_of_what_trains() -> None:
     both = groups()
     optimizer = make_optimizer(both, OptimizerSettings())
@@ -198,15 +172,21 @@ def test_state_survives_a_change_of_what_trains() -> None:
 @pytest.mark.parametrize(
     ("settings", "reference"),
     [
-        ({"name": "adamw"}, lambda p: torch.optim.AdamW(p, betas=(0.8, 0.95), weight_decay=0.1, eps=1e-6)),
-        ({"name": "adam"}, lambda p: torch.optim.Adam(p, betas=(0.8, 0.95), weight_decay=0.1, eps=1e-6)),
-        ({"name": "sgd"}, lambda p: torch.optim.SGD(p, momentum=0.8, weight_decay=0.1)),
+        (
+            {"name": "adamw", "betas": [0.8, 0.95], "eps": 1e-6},
+            lambda p: torch.optim.AdamW(p, betas=(0.8, 0.95), weight_decay=0.1, eps=1e-6),
+        ),
+        (
+            {"name": "adam", "betas": [0.8, 0.95], "eps": 1e-6},
+            lambda p: torch.optim.Adam(p, betas=(0.8, 0.95), weight_decay=0.1, eps=1e-6),
+        ),
+        ({"name": "sgd", "betas": [0.8, 0.95]}, lambda p: torch.optim.SGD(p, momentum=0.8, weight_decay=0.1)),
         ({"name": "adafactor"}, lambda p: torch.optim.Adafactor(p, weight_decay=0.1)),
     ],
 )
 def test_every_setting_reaches_the_optimizer(settings: dict[str, Any], reference: Any) -> None:
     made, theirs = groups(), groups()
-    ours = make_optimizer(made, OptimizerSettings(**settings, betas=[0.8, 0.95], weight_decay=0.1, eps=1e-6))
+    ours = make_optimizer(made, OptimizerSettings(**settings, weight_decay=0.1))
     other = reference([{"params": group.parameters, "lr": group.lr} for group in theirs])
     for step in range(5):
         for parameters, optimizer in ((made, ours), (theirs, other)):
