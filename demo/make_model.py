@@ -27,7 +27,7 @@ from demo.score import describe, sample, score
 from demo.shapes import COLOURS, KNOWN_SHAPES, SIZE_PX, Subject, blend, draw, grid, inside_polygon, subjects
 from everydream.formats.atomic import atomic_folder
 from everydream.models import sd1
-from everydream.models.common import stable_diffusion
+from everydream.models.common import kinds, stable_diffusion
 from everydream.models.common.tokenizer_files import PACKAGED, packaged_files
 from everydream.seeding import derive, numpy_generator, torch_generator
 
@@ -270,11 +270,9 @@ def train_denoiser(parts: Parts, pixels_NCHW: Tensor, captions: list[str], recip
 def save(parts: Parts, out: Path) -> None:
     """Write the diffusers folder in fp16, as the trainer writes its own."""
     schedule = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-    tiny = stable_diffusion.Parts(
-        parts.unet,
-        parts.text_encoder,
-        parts.vae,
-        packaged_files(sd1.KIND.pad_token),
+    tiny = kinds.Parts(
+        {"unet": parts.unet, "text_encoder": parts.text_encoder, "vae": parts.vae},
+        {text.part: packaged_files(text.pad_token) for text in sd1.KIND.texts},
         {name: parts.scheduler.config[name] for name in schedule},
     )
     with atomic_folder(out) as folder:

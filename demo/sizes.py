@@ -55,7 +55,8 @@ def full_size(device: str = "meta") -> Family:
     from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
 
     from everydream.models import sd1  # noqa: PLC0415
-    from everydream.models.common.stable_diffusion import Parts, StableDiffusion  # noqa: PLC0415
+    from everydream.models.common.kinds import Parts  # noqa: PLC0415
+    from everydream.models.common.stable_diffusion import StableDiffusion  # noqa: PLC0415
     from everydream.models.common.tokenizer_files import packaged_files  # noqa: PLC0415
 
     with torch.device(device):
@@ -70,8 +71,9 @@ def full_size(device: str = "meta") -> Family:
             layers_per_block=2,
         )
     schedule = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    files = packaged_files(sd1.KIND.pad_token)
-    parts = Parts(unet, text_encoder, vae, files, {**schedule, "prediction_type": "epsilon"})
+    networks = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
+    files = {text.part: packaged_files(text.pad_token) for text in sd1.KIND.texts}
+    parts = Parts(networks, files, {**schedule, "prediction_type": "epsilon"})
     return StableDiffusion(sd1.KIND, parts)
 
 

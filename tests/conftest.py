@@ -40,6 +40,16 @@ def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SDXL model as a diffusers folder."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("models") / "sdxl"
+    tiny.save_pipeline(folder, "sdxl")
+    return folder
+
+
 def make_images(
     folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((96, 64), (64, 96), (80, 80)), seed: int = 0
 ) -> Path:

@@ -4,18 +4,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from everydream.models.common import text_keys
 from everydream.models.common.tokenizer_files import packaged_files, write_files
 
 
 def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = None) -> Any:
-    """Return a StableDiffusionPipeline with random weights."""
+    """Return a pipeline of diffusers with random weights: sd1, sd2 or sdxl."""
     torch.manual_seed(seed)
     sd2 = kind == "sd2"
+    prediction = prediction or ("v_prediction" if sd2 else "epsilon")
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1, prediction_type=prediction,
+    )  # fmt: skip
+    if kind == "sdxl":
+        return _make_sdxl(scheduler)
     width = 64
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -27,30 +40,52 @@ def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = Non
         attention_head_dim=(1, 1) if sd2 else 8,
         use_linear_projection=sd2,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(32, 32, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        layers_per_block=1,
-        scaling_factor=0.18215,
-    )
-    config = CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        hidden_act="gelu" if sd2 else "quick_gelu",
-        projection_dim=width,
-    )
-    prediction = prediction or ("v_prediction" if sd2 else "epsilon")
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type=prediction,
-    )  # fmt: skip
+    vae, text = make_vae(0.18215), text_config(width, "gelu" if sd2 else "quick_gelu")
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(config), tokenizer=tokenizer(kind), unet=unet, scheduler=scheduler,
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer(kind), unet=unet, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _make_sdxl(scheduler: Any) -> Any:
+    """As SDXL's: no attention at the first level, two transformer layers at the second, encoders of two widths."""
+    widths, projection = (32, 64), 48
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=sum(widths),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(1, 1),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=projection + 6 * 256,
+    )
+    second = CLIPTextModelWithProjection(text_config(widths[1], "gelu", projection))
+    return StableDiffusionXLPipeline(
+        vae=make_vae(0.13025), text_encoder=CLIPTextModel(text_config(widths[0], "quick_gelu")),
+        text_encoder_2=second, tokenizer=tokenizer(), tokenizer_2=tokenizer("sd2"), unet=unet, scheduler=scheduler,
+        add_watermarker=False,
+    )  # fmt: skip
+
+
+def make_vae(scaling_factor: float, **changes: Any) -> AutoencoderKL:
+    """Return an autoencoder of 8 pixels per latent."""
+    usual: dict[str, Any] = {
+        "block_out_channels": (32, 32, 32, 32), "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4, "latent_channels": 4, "layers_per_block": 1,
+    }  # fmt: skip
+    return AutoencoderKL(**{**usual, "scaling_factor": scaling_factor, **changes})
+
+
+def text_config(width: int, hidden_act: str, projection: int | None = None) -> CLIPTextConfig:
+    """Return a CLIP text encoder's configuration, two layers."""
+    return CLIPTextConfig(
+        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=1,
+        hidden_act=hidden_act, projection_dim=projection or width,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ _UP = ("lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight", "lora_u
 _PROCESSOR = re.compile(r"(?:\.processor)?\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$")
 _UNET_ENDS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 _TEXT_ENDS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_CLIP = re.compile(r"^(text_encoder(?:_2)?\.)")
 LEAVES = {
     "alpha", "lora_down.weight", "lora_up.weight", "lora_mid.weight",
     *(f"hada_{leaf}" for leaf in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
@@ -47,7 +48,7 @@ def to_diffusers(adapter: Adapter) -> StateDict:
     """
     out: StateDict = {}
     for module, leaves in adapter.items():
-        name = module.replace("text_encoder.", "text_encoder.text_model.", 1)
+        name = _CLIP.sub(r"\1text_model.", module)
         out[f"{name}.lora_A.weight"] = leaves["lora_down.weight"]
         out[f"{name}.lora_B.weight"] = leaves["lora_up.weight"] * _scale(leaves)
     return out
@@ -56,9 +57,10 @@ def to_diffusers(adapter: Adapter) -> StateDict:
 def from_file(tensors: StateDict, metadata: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Adapter, list[str]]:
     """Return (adapter, keys that belong to no module of the model, or are of no kind that is known).
 
-    `names`: our module -> kohya's.
+    `names`: our module -> kohya's. Files with diffusers' module names in kohya's spelling are about as well.
     """
-    ours = {theirs: module for module, theirs in names.items()}
+    ours = {f"lora_{module}".replace(".", "_"): module for module in names}
+    ours |= {theirs: module for module, theirs in names.items()}
     adapter: Adapter = {}
     unknown, by_diffusers = [], set()
     for key, tensor in tensors.items():
@@ -83,7 +85,7 @@ def _spelled_out(name: str) -> Iterator[str]:
     """Yield what a name in diffusers' or peft's spelling may mean; some files leave the part out."""
     name = name.removeprefix("base_model.model.").replace("text_model.", "", 1)
     yield name
-    yield from (f"{part}.{name}" for part in ("unet", "text_encoder"))
+    yield from (f"{part}.{name}" for part in ("unet", "transformer", "text_encoder"))
 
 
 def _split_diffusers(key: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ diffusers, fast-DreamBooth     {"<word>": tensor}, .bin or .safetensors
 AUTOMATIC1111                  {"string_to_param": {"*": tensor}, "name": ...}, .pt
 rinongal (the original)        the same, with PyTorch's parameter dictionary inside
 kohya, OneTrainer              {"emb_params": tensor}, .safetensors
+SDXL, everywhere               {"clip_l": tensor, "clip_g": tensor}, .safetensors
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from everydream.errors import FormatError
 from everydream.formats.files import StateDict, is_safetensors, read_file, write_pickle, write_safetensors
 from everydream.formats.kinds import kind_of
 from everydream.formats.pickles import load_pickle
+
+_WORD = "word"
+"""Where the metadata of our files for two text encoders says it."""
 
 
 def read_embedding(path: Path) -> StateDict:
@@ -55,6 +59,30 @@ def _words(contents: Mapping[Any, Any], name: str) -> StateDict:
     if isinstance(tensor := contents.get("emb_params"), torch.Tensor):
         return {name: tensor}
     return {word: t for word, t in contents.items() if isinstance(word, str) and isinstance(t, torch.Tensor)}
+
+
+def read_for_several(path: Path) -> tuple[str, StateDict]:
+    """Return (word, {clip_l or clip_g: vectors (V, D)}) of a file for two text encoders.
+
+    The word is what our own files say, or else the file's name. Raises FormatError for any other file.
+    """
+    if not path.is_file():
+        raise FormatError(f"There is no embedding file at {path.absolute()}.")
+    file = read_file(path)
+    if not {"clip_l", "clip_g"} & file.tensors.keys():
+        raise FormatError(
+            f"{path} is no embedding for a model with two text encoders, which holds clip_l and clip_g.{kind_of(path)}"
+        )
+    word = file.metadata.get(_WORD, path.stem)
+    return str(word), {key: t.float().reshape(-1, t.shape[-1]) for key, t in file.tensors.items()}
+
+
+def write_for_several(path: Path, word: str, vectors: StateDict) -> None:
+    """Write the .safetensors of a word for two text encoders, by the keys clip_l and clip_g.
+
+    There the word to type is the file's name; diffusers' load_textual_inversion is given each tensor with its encoder.
+    """
+    write_safetensors(path, vectors, {_WORD: word})
 
 
 def write_for_diffusers(path: Path, word: str, vectors_VD: torch.Tensor) -> None:

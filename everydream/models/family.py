@@ -28,6 +28,8 @@ class Family(Protocol):
     """The text encoders among the parts, by diffusers' names."""
     usually_frozen: tuple[str, ...]
     """Those of them that train only where a section of their own says so."""
+    word_parts: tuple[str, ...]
+    """Those of them that can learn words."""
     spatial_factor: int
     """Pixels per latent, along a side."""
     side_multiple: int
@@ -78,14 +80,19 @@ class Family(Protocol):
     def sampling_scheduler(self, name: str, steps: int, latent_hw: tuple[int, int], device: torch.device) -> Any:
         """Return a fresh scheduler of the reference library for latents of this height and width, its timesteps set."""
 
-    def word_vectors(self, text: str) -> torch.Tensor:
-        """Return the vocabulary's rows (V, D) of a text."""
+    def word_vectors(self, text: str, part: str = "text_encoder") -> torch.Tensor:
+        """Return the rows (V, D) of a text in a text part's vocabulary."""
 
-    def learn_words(self, vectors: Mapping[str, torch.Tensor], limit_norm: bool = False) -> None:
-        """Add words, each with its rows (V, D); `limit_norm`: none counts as longer than the vocabulary's longest."""
+    def learn_words(
+        self, vectors: Mapping[str, torch.Tensor], limit_norm: bool = False, part: str = "text_encoder"
+    ) -> None:
+        """Add words to a text part, each with its rows (V, D).
 
-    def learned_words(self) -> dict[str, torch.Tensor]:
-        """Return the rows (V, D) of each added word."""
+        `limit_norm`: none counts as longer than the vocabulary's longest.
+        """
+
+    def learned_words(self, part: str = "text_encoder") -> dict[str, torch.Tensor]:
+        """Return the rows (V, D) of each word that was added to a text part."""
 
     def adapter_weights(self) -> dict[str, tuple[str, torch.Tensor]]:
         """Return {part.module: (its name in kohya's adapter files, its weight)} of all that can carry an adapter."""

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from everydream.formats.files import StateDict
-from everydream.models import sd1, sd2
-from everydream.models.common import loading
+from everydream.models import sd1, sd2, sdxl
+from everydream.models.common import loading, schedules
 from everydream.models.common.stable_diffusion import StableDiffusion
 from everydream.models.family import Family
 from everydream.models.settings import ModelSettings
 
-FAMILIES = {"sd1": sd1, "sd2": sd2}
+FAMILIES = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}
 
 
 def load(settings: ModelSettings, clip_skip: int = 0, chunks: int = 1) -> Family:
@@ -22,12 +22,12 @@ def load(settings: ModelSettings, clip_skip: int = 0, chunks: int = 1) -> Family
     """
     path = loading.find(settings.path)
     if path.is_dir():
-        name, parts = loading.load_folder(path)
-        if settings.prediction != "auto":
-            parts.scheduler["prediction_type"] = loading.PREDICTION_TYPE[settings.prediction]
+        name, parts = loading.load_folder(path, FAMILIES)
     else:
-        config_folder = Path(settings.config) if settings.config else None
-        name, parts = loading.load_single(path, dict(FAMILIES), settings.prediction, config_folder)
+        name, parts = loading.load_single(path, FAMILIES, Path(settings.config) if settings.config else None)
+    parts.scheduler = schedules.with_settings(parts.scheduler, settings)
+    if settings.empty_prompt != "auto":
+        parts.empty_prompt = settings.empty_prompt
     return _ready(StableDiffusion(FAMILIES[name].KIND, parts, clip_skip, chunks))
 
 

@@ -21,5 +21,9 @@ class ModelSettings(Settings):
     """A diffusers folder, a .safetensors or .ckpt single file, or a hub id such as `org/name`."""
     prediction: Literal["auto", "epsilon", "v"] = "auto"
     """What the UNet predicts. Auto: from the folder's scheduler, the file's metadata, or its tensors."""
+    zero_terminal_snr: bool | None = None
+    """The last timestep is pure noise (arXiv 2305.08891); for models that predict v. Null: as the model says."""
+    empty_prompt: Literal["auto", "zeros", "encode"] = "auto"
+    """An empty caption or negative prompt is all zeros, or encoded. Auto: as the model has it (SDXL: zeros)."""
     config: str | None = None
     """Diffusers folder with the configuration of a single file of an unusual shape; its weights are not read."""

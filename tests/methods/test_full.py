@@ -116,16 +116,18 @@ def test_layers_that_clip_skip_leaves_out_are_frozen(skipping: Any, last: int | 
 
 def test_clip_skip_is_the_output_of_a_shorter_encoder(skipping: Any, family: Any) -> None:
     """As A1111: the layers before the last, then the final norm; `Clip skip: 2` there is 1 here."""
-    shorter = CLIPTextModel(type(family.text_encoder.config).from_dict({
-        **family.text_encoder.config.to_dict(), "num_hidden_layers": 1
+    shorter = CLIPTextModel(type(family.modules()["text_encoder"].config).from_dict({
+        **family.modules()["text_encoder"].config.to_dict(), "num_hidden_layers": 1
     })).eval()  # fmt: skip
-    missing, unexpected = shorter.load_state_dict(skipping.text_encoder.state_dict(), strict=False)
+    missing, unexpected = shorter.load_state_dict(skipping.modules()["text_encoder"].state_dict(), strict=False)
     assert not missing and all(".layers.1." in key for key in unexpected)
     captions = ["a cat", "", "a dog on a red chair"]
     with torch.no_grad():
-        expected = shorter(skipping.clip.tokenize(captions)).last_hidden_state
+        expected = shorter(skipping.clips["text_encoder"].tokenize(captions)).last_hidden_state
         found = skipping.encode_text(captions, []).tokens_BLD
-        hidden = family.text_encoder(family.clip.tokenize(captions), output_hidden_states=True).hidden_states
+        hidden = family.modules()["text_encoder"](
+            family.clips["text_encoder"].tokenize(captions), output_hidden_states=True
+        ).hidden_states
         torch.testing.assert_close(found, family.final_norm("text_encoder")(hidden[-2]), atol=1e-6, rtol=1e-6)
         whole = family.encode_text(captions, []).tokens_BLD
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)

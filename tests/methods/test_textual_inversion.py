@@ -54,12 +54,12 @@ def test_words_start_from_words_and_only_they_change(model_folder: Path) -> None
 
 def test_one_token_for_each_vector_in_any_case_and_not_inside_words(model_folder: Path) -> None:
     family = fresh(model_folder)
-    known = family.text_encoder.config.vocab_size
+    known = family.modules()["text_encoder"].config.vocab_size
     settings = TextualInversionSettings(words=[WordSettings(token="rexo", vectors=2, init="dog")])
     attach(family, "textual_inversion", ["rexo"], textual_inversion=settings)
 
     def new_tokens(caption: str) -> list[int]:
-        return [int(i) - known for i in family.clip.tokenize([caption])[0] if i >= known]
+        return [int(i) - known for i in family.clips["text_encoder"].tokenize([caption])[0] if i >= known]
 
     assert new_tokens("a photo of rexo, in the snow") == [0, 1]
     assert new_tokens("Rexo and rexo's house") == [0, 1, 0, 1]
@@ -73,14 +73,14 @@ def test_one_token_for_each_vector_in_any_case_and_not_inside_words(model_folder
 def test_odd_words(model_folder: Path) -> None:
     """Letters whose small forms are others, words inside words, signs that patterns are made of, a padded embedding."""
     family = fresh(model_folder)
-    family.text_encoder.resize_token_embeddings(49472, mean_resizing=False)
-    known = len(family.clip.tokenizer)
+    family.modules()["text_encoder"].resize_token_embeddings(49472, mean_resizing=False)
+    known = len(family.clips["text_encoder"].tokenizer)
     words = ["<dino>", "<stone>", "a.b*c", "rexo", "rexo-two"]
     settings = TextualInversionSettings(words=[WordSettings(token=word, init="dog") for word in words])
     (group,) = attach(family, "textual_inversion", [" ".join(words)], textual_inversion=settings)
 
     def new_tokens(caption: str) -> list[int]:
-        return [int(i) - known for i in family.clip.tokenize([caption])[0] if i >= known]
+        return [int(i) - known for i in family.clips["text_encoder"].tokenize([caption])[0] if i >= known]
 
     assert new_tokens("<d\u0130no> <\u017ftone>") == [0, 1]
     assert new_tokens("a.b*c, aXb*c; rexo-two rexo(rexo) Rexo's") == [2, 4, 3, 3, 3]
@@ -100,7 +100,7 @@ def test_twin_words(first: str, second: str, why: str) -> None:
 
 def test_vectors_stay_within_the_vocabularys_norms(model_folder: Path) -> None:
     family = fresh(model_folder)
-    longest = family.text_encoder.get_input_embeddings().weight.norm(dim=-1).max()
+    longest = family.modules()["text_encoder"].get_input_embeddings().weight.norm(dim=-1).max()
     (group,) = attach(family, "textual_inversion", CAPTIONS, textual_inversion=words())
     group.parameters[0].data *= torch.tensor([0.5, 1.0, 50.0, 1.0])[:, None]
     norms = torch.cat(list(family.learned_words().values())).norm(dim=-1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from teaching import make_method
 
@@ -22,7 +22,7 @@ from everydream.training import export as exporting
 from everydream.training.settings import CheckpointSettings
 from everydream.types import Progress
 
-KINDS = ["sd1", "sd2"]
+KINDS = ["sd1", "sd2", "sdxl"]
 POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 
 
@@ -36,8 +36,12 @@ def loaded(path: Path, **settings: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def folders(model_folder: Path, sd2_folder: Path) -> dict[str, Path]:
-    return {"sd1": model_folder, "sd2": sd2_folder}
+def folders(model_folder: Path, sd2_folder: Path, sdxl_folder: Path) -> dict[str, Path]:
+    return {"sd1": model_folder, "sd2": sd2_folder, "sdxl": sdxl_folder}
+
+
+def parts_of(kind: str) -> list[str]:
+    return ["unet", "vae", "text_encoder", *(["text_encoder_2"] if kind == "sdxl" else [])]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,9 @@ def picture(pipeline: Any) -> Any:
 
 def opened(path: Path, config: Path) -> Any:
     if path.is_dir():
-        return StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
+        return DiffusionPipeline.from_pretrained(path, local_files_only=True)
+    if (config / "tokenizer_2").exists():
+        return StableDiffusionXLPipeline.from_single_file(path, config=str(config), local_files_only=True)
     # Without it diffusers gives every single file a safety checker, which it would download.
     options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline.from_single_file(path, config=str(config), local_files_only=True, **options)
@@ -93,7 +99,7 @@ def test_diffusers_opens_every_format(
     assert path.name == "trial-e0003-s000012" + [".safetensors", ".ckpt", ""][number]
     reference, expected_picture = references[kind]
     pipeline = opened(path, folders[kind]).to(torch.float32)
-    for part in ("unet", "vae", "text_encoder"):
+    for part in parts_of(kind):
         expected, found = getattr(reference, part).state_dict(), getattr(pipeline, part).state_dict()
         assert found.keys() == expected.keys()
         for key, tensor in expected.items():
@@ -111,7 +117,7 @@ def test_every_format_comes_back(
     assert again.name == kind and again.objective.prediction == original.objective.prediction
     ours, theirs = again.single_file(), original.single_file()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    for part in ("unet", "vae", "text_encoder", "scheduler"):
+    for part in (*parts_of(kind), "scheduler"):
         assert again.description()[part] == original.description()[part]
     options: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "guidance": 5.0}
     np.testing.assert_array_equal(
@@ -123,7 +129,7 @@ def test_every_format_comes_back(
 def test_our_sampler_draws_what_the_pipeline_draws(folders: dict[str, Path], kind: str) -> None:
     from everydream.diffusion.noise import gaussian
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folders[kind], local_files_only=True)
+    pipeline = opened(folders[kind], folders[kind])
     pipeline.set_progress_bar_config(disable=True)
     latents = gaussian([7], "sample", (4, 8, 8))
     theirs = pipeline("a cat", num_inference_steps=4, guidance_scale=5.0, latents=latents, output_type="np").images[0]
@@ -136,21 +142,24 @@ def test_our_sampler_draws_what_the_pipeline_draws(folders: dict[str, Path], kin
 def test_a_written_folder_suits_old_readers(exported: Callable[[str, str], list[Path]], kind: str, dtype: str) -> None:
     """Defect 27: transformers before 5.6 reads `text_model.` names, tokenizers before 5 vocab.json and merges.txt."""
     folder = exported(kind, dtype)[2]
-    text = load_file(folder / "text_encoder" / "model.safetensors")
-    assert text and all(key.startswith("text_model.") for key in text)
-    assert {t.dtype for t in text.values()} == {DTYPES[dtype]}
-    tokenizer = folder / "tokenizer"
-    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {p.name for p in tokenizer.iterdir()}
-    merges = (tokenizer / "merges.txt").read_text(encoding="utf-8").splitlines()
-    assert merges[0].startswith("#version") and merges[1] == "i n" and len(merges) == 48895
+    for part in parts_of(kind)[2:]:
+        text = load_file(folder / part / "model.safetensors")
+        assert text and all(key.startswith(("text_model.", "text_projection.weight")) for key in text)
+        assert ("text_projection.weight" in text) == (part == "text_encoder_2")
+        assert {t.dtype for t in text.values()} == {DTYPES[dtype]}
+        tokenizer = folder / part.replace("text_encoder", "tokenizer")
+        assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {p.name for p in tokenizer.iterdir()}
+        merges = (tokenizer / "merges.txt").read_text(encoding="utf-8").splitlines()
+        assert merges[0].startswith("#version") and merges[1] == "i n" and len(merges) == 48895
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_files_carry_their_description(exported: Callable[[str, str], list[Path]], kind: str) -> None:
     safetensors, ckpt, _ = exported(kind, "fp16")
     metadata = read_file(safetensors).metadata
-    assert metadata["modelspec.architecture"] == {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2"}[kind]
-    assert metadata["modelspec.prediction_type"] == {"sd1": "epsilon", "sd2": "v"}[kind]
+    expected = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
+    assert metadata["modelspec.architecture"] == expected[kind]
+    assert metadata["modelspec.prediction_type"] == ("v" if kind == "sd2" else "epsilon")
     assert {t.dtype for t in read_file(ckpt).tensors.values()} == {torch.float16}
     assert read_file(ckpt).metadata[METADATA_KEY]["model"]["family"] == kind
     assert torch.load(ckpt, weights_only=True).keys() == {"state_dict", METADATA_KEY}

@@ -29,6 +29,8 @@ def unet_pairs(config: Mapping[str, Any]) -> Pairs:
     pairs = [
         ("time_embedding.linear_1", "time_embed.0"),
         ("time_embedding.linear_2", "time_embed.2"),
+        ("add_embedding.linear_1", "label_emb.0.0"),
+        ("add_embedding.linear_2", "label_emb.0.2"),
         ("conv_in", "input_blocks.0.0"),
         ("conv_norm_out", "out.0"),
         ("conv_out", "out.2"),
@@ -98,6 +100,12 @@ def from_single(state: StateDict, pairs: Pairs, prefix: str) -> StateDict:
             tensor = tensor.reshape(*tensor.shape[:2])  # noqa: PLW2901
         out[_rename(key.removeprefix(prefix), names)] = tensor
     return out
+
+
+def rename(module: str, pairs: Pairs) -> str:
+    """Return a module of diffusers under its single-file name."""
+    end = ".weight"
+    return _rename(module + end, dict(pairs)).removesuffix(end)
 
 
 def _is_attention_matrix(single_key: str) -> bool:

@@ -4,52 +4,61 @@ Nothing is decided by a name: a folder by its model_index.json, a single file by
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
 
 from everydream.errors import ConfigError, FormatError
 from everydream.formats.files import METADATA_KEY, StateDict, read_file
-from everydream.models.common import infer, tokenizer_files
+from everydream.models.common import infer, schedules, tokenizer_files
 from everydream.models.common.building import build_parts
+from everydream.models.common.kinds import Config, Kind, Parts
 from everydream.models.common.layout import UNET_PREFIX
-from everydream.models.common.stable_diffusion import Config, Parts
 from everydream.models.settings import is_hub_id
 
-_SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-_PIPELINES = (
-    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-    "StableDiffusionDepth2ImgPipeline", "StableDiffusionControlNetPipeline",
-)  # fmt: skip
-"""Pipelines whose parts are Stable Diffusion 1's or 2's; the UNet's inputs are looked at as well."""
 _FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
-PREDICTION_TYPE = {"epsilon": "epsilon", "v": "v_prediction"}
+_KNOWN = "Stable Diffusion 1.x, 2.x and XL"
+_REFINER = "is SDXL's refiner, which has one text encoder and is trained on little noise only; use the base model."
+Families = Mapping[str, ModuleType]
 
 
-def load_folder(folder: Path) -> tuple[str, Parts]:
-    """Return (family name, parts) of a diffusers folder. Raises FormatError for anything but SD 1.x and 2.x."""
+def load_folder(folder: Path, families: Families) -> tuple[str, Parts]:
+    """Return (family name, parts) of a diffusers folder. Raises FormatError for any that is no family's."""
     index = _read_json(folder / "model_index.json")
-    pipeline = index.get("_class_name")
-    if pipeline not in _PIPELINES:
-        raise FormatError(
-            f"{folder} is a {pipeline}, and the families that can be trained so far are Stable Diffusion 1.x and 2.x. "
-            "Point model.path at one of those."
-        )
+    name = _family_of_folder(folder, index, families)
+    kind: Kind = families[name].KIND
+    classes = {"unet": UNet2DConditionModel, **{text.part: text.network for text in kind.texts}, "vae": AutoencoderKL}
     try:
-        unet = _pretrained(UNet2DConditionModel, folder / "unet")
-        vae = _pretrained(AutoencoderKL, folder / "vae")
-        text_encoder = _pretrained(CLIPTextModel, folder / "text_encoder")
+        networks = {part: _pretrained(network, folder / part) for part, network in classes.items()}
     except FormatError:
         raise
     except Exception as error:  # three libraries read here what others wrote, and each has errors of its own
         raise FormatError(f"The model folder {folder} cannot be loaded: {error}") from error
-    _require_plain_inputs(int(unet.config.in_channels), folder)
-    family = "sd2" if unet.config.use_linear_projection else "sd1"
-    return family, Parts(unet, text_encoder, vae, _folder_tokenizer(folder), _folder_scheduler(folder))
+    _require_plain_inputs(int(networks["unet"].config.in_channels), folder)
+    tokenizers = {text.part: _folder_tokenizer(folder / text.tokenizer) for text in kind.texts}
+    scheduler = _folder_scheduler(folder)
+    empty_prompt = kind.empty_prompt
+    if index.get("force_zeros_for_empty_prompt") is False:
+        empty_prompt = "encode"
+    return name, Parts(networks, tokenizers, scheduler, empty_prompt)
+
+
+def _family_of_folder(folder: Path, index: Config, families: Families) -> str:
+    pipeline = index.get("_class_name")
+    fitting = {name: module for name, module in families.items() if pipeline in module.PIPELINES}
+    if not fitting:
+        raise FormatError(
+            f"{folder} is a {pipeline}, and the families that can be trained so far are {_KNOWN}. "
+            "Point model.path at one of those."
+        )
+    if any(index.get(text.part) == [None, None] for module in fitting.values() for text in module.KIND.texts):
+        raise FormatError(f"{folder} {_REFINER}")
+    unet = _read_json(folder / "unet" / "config.json")
+    return next(name for name, module in fitting.items() if module.owns(unet))
 
 
 def _pretrained(network: Any, folder: Path) -> Any:
@@ -67,9 +76,7 @@ def _has_weights(folder: Path, variant: str) -> bool:
     return any((folder / f"{stem}{variant}{end}").exists() for stem in stems for end in (".safetensors", ".bin"))
 
 
-def load_single(
-    path: Path, families: dict[str, ModuleType], prediction: str, config_folder: Path | None
-) -> tuple[str, Parts]:
+def load_single(path: Path, families: Families, config_folder: Path | None) -> tuple[str, Parts]:
     """Return (family name, parts) of a single-file model."""
     file = read_file(path)
     if file.metadata.get("added"):
@@ -79,20 +86,20 @@ def load_single(
         )
     family = _recognise(file.tensors, families, path)
     module = families[family]
-    described = _described(file.metadata)
+    described = _described(file.metadata, module.KIND)
     if config_folder is not None:
-        configs = folder_configs(config_folder)
+        configs = folder_configs(config_folder, module.KIND)
     elif described is not None:
         configs = described
     else:
         try:
-            configs = _inferred(file.tensors, module)
+            configs = _inferred(file.tensors, module.KIND)
         except (KeyError, IndexError, ValueError) as error:
             raise FormatError(f"{path} looks like {family}, but its networks cannot be made out: {error!r}.") from error
         predicted = _predicted(file.metadata, module, file.tensors)
-        configs["scheduler"]["prediction_type"] = PREDICTION_TYPE[predicted]
-    if prediction != "auto":
-        configs["scheduler"] = {**configs["scheduler"], "prediction_type": PREDICTION_TYPE[prediction]}
+        configs["scheduler"]["prediction_type"] = schedules.PREDICTION_TYPE[predicted]
+        if module.KIND.markers and "ztsnr" in file.tensors:
+            configs["scheduler"][schedules.ZERO_SNR] = True
     return family, parts_of(file.tensors, configs, module, path)
 
 
@@ -109,20 +116,18 @@ def parts_of(tensors: StateDict, configs: Config, module: ModuleType, path: Path
         ) from error
 
 
-def _recognise(state: StateDict, families: dict[str, ModuleType], path: Path) -> str:
+def _recognise(state: StateDict, families: Families, path: Path) -> str:
     """Return the family of single-file tensors."""
-    if any(key.startswith("conditioner.embedders.") for key in state):
-        raise FormatError(
-            f"{path} is an SDXL checkpoint, which cannot be trained yet. Use a Stable Diffusion 1.x or 2.x model."
-        )
+    if "conditioner.embedders.0.model.positional_embedding" in state:
+        raise FormatError(f"{path} {_REFINER}")
     for name, module in families.items():
         if module.matches(state) and any(key.startswith(UNET_PREFIX) for key in state):
             _require_plain_inputs(int(state[UNET_PREFIX + "input_blocks.0.0.weight"].shape[1]), path)
             return name
     sample = ", ".join(sorted(state)[:3])
     raise FormatError(
-        f"{path} is not a Stable Diffusion 1.x or 2.x checkpoint: of its {len(state)} tensors none is named as their "
-        f"UNet and text encoder are (it has {sample}, ...). A LoRA, a VAE or an embedding alone is no model."
+        f"{path} is not a checkpoint of {_KNOWN}: of its {len(state)} tensors none is named as their "
+        f"UNet and text encoders are (it has {sample}, ...). A LoRA, a VAE or an embedding alone is no model."
     )
 
 
@@ -134,25 +139,25 @@ def _require_plain_inputs(channels: int, path: Path) -> None:
         )
 
 
-def _described(metadata: dict[str, Any]) -> Config | None:
+def _described(metadata: dict[str, Any], kind: Kind) -> Config | None:
     """Return the configurations that our own files carry, or None where there are none or they are not whole."""
     found = metadata.get(METADATA_KEY)
     if isinstance(found, str):
         with suppress(ValueError):
             found = json.loads(found)
     model = found.get("model") if isinstance(found, dict) else None
-    parts = ("unet", "vae", "text_encoder", "scheduler")
+    parts = ("unet", "vae", "scheduler", *(text.part for text in kind.texts))
     if isinstance(model, dict) and all(isinstance(model.get(part), dict) for part in parts):
         return dict(model)
     return None
 
 
-def _inferred(state: StateDict, module: ModuleType) -> Config:
+def _inferred(state: StateDict, kind: Kind) -> Config:
     return {
-        "unet": infer.unet_config(state),
-        "vae": infer.vae_config(state),
-        "text_encoder": module.text_config_of(state),
-        "scheduler": dict(_SCHEDULER),
+        "unet": infer.unet_config(state, kind.sample_size),
+        "vae": infer.vae_config(state, kind.scaling_factor),
+        **{text.part: text.config_of(state) for text in kind.texts},
+        "scheduler": dict(schedules.DEFAULT),
     }
 
 
@@ -164,24 +169,26 @@ def _predicted(metadata: dict[str, Any], module: ModuleType, state: StateDict) -
     return str(module.prediction_of(state))
 
 
-def folder_configs(folder: Path) -> Config:
+def folder_configs(folder: Path, kind: Kind) -> Config:
     """Return the configurations in a diffusers folder, which needs no weights for this."""
-    configs = {part: _read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+    parts = ("unet", "vae", *(text.part for text in kind.texts))
+    configs = {part: _read_json(folder / part / "config.json") for part in parts}
     configs["scheduler"] = _folder_scheduler(folder)
-    if (folder / "tokenizer").is_dir():
-        files = _folder_tokenizer(folder)
-        configs["tokenizer"] = {name: content.decode() for name, content in files.items()}
+    for text in kind.texts:
+        if (folder / text.tokenizer).is_dir():
+            files = _folder_tokenizer(folder / text.tokenizer)
+            configs[text.tokenizer] = {name: content.decode() for name, content in files.items()}
     return configs
 
 
 def _folder_tokenizer(folder: Path) -> tokenizer_files.Files:
     """Return the tokenizer's files. Raises FormatError if they are not enough for a tokenizer."""
     try:
-        files = tokenizer_files.folder_files(folder / "tokenizer")
+        files = tokenizer_files.folder_files(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{folder / 'tokenizer'} cannot be read: {error}.") from error
+        raise FormatError(f"{folder} cannot be read: {error}.") from error
     if lacking := {"vocab.json", "merges.txt"} - files.keys():
-        raise FormatError(f"{folder / 'tokenizer'} lacks {' and '.join(sorted(lacking))}, and has no tokenizer.json.")
+        raise FormatError(f"{folder} lacks {' and '.join(sorted(lacking))}, and has no tokenizer.json.")
     return files
 
 
@@ -189,20 +196,21 @@ def _folder_scheduler(folder: Path) -> Config:
     """Return the training schedule of a diffusers folder. Raises FormatError for one that would be trained wrongly."""
     path = folder / "scheduler" / "scheduler_config.json"
     saved = _read_json(path)
-    scheduler = {name: saved.get(name, default) for name, default in _SCHEDULER.items()}
+    scheduler = {name: saved.get(name, default) for name, default in schedules.DEFAULT.items()}
     scheduler["prediction_type"] = saved.get("prediction_type", "epsilon")
     unknown = [
         f"{name} {value}"
         for name, value, known in (
-            ("prediction_type", scheduler["prediction_type"], tuple(PREDICTION_TYPE.values())),
+            ("prediction_type", scheduler["prediction_type"], tuple(schedules.PREDICTION_TYPE.values())),
             ("beta_schedule", scheduler["beta_schedule"], ("scaled_linear", "linear")),
-            ("rescale_betas_zero_snr", bool(saved.get("rescale_betas_zero_snr")), (False,)),
             ("trained_betas", saved.get("trained_betas"), (None,)),
         )
         if value not in known
     ]
     if unknown:
         raise FormatError(f"{path} asks for {', '.join(unknown)}, which cannot be trained so far.")
+    if saved.get(schedules.ZERO_SNR):
+        scheduler[schedules.ZERO_SNR] = True
     return scheduler
 
 

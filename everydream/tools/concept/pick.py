@@ -14,9 +14,9 @@ import numpy as np
 from everydream.config import RunConfig
 from everydream.evaluation.heldout import Measured, measured_records
 from everydream.evaluation.preservation import compare, losses
-from everydream.formats.embeddings import read_embedding
 from everydream.methods.hypernetwork import load_into
 from everydream.methods.merging import merge_adapter
+from everydream.methods.textual_inversion import learn_files
 from everydream.models.family import Family
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
@@ -108,7 +108,7 @@ def with_export(config: RunConfig, path: Path | None) -> Family:
 
 _ADDERS: dict[str, Callable[[Family, Path], object]] = {
     "lora": lambda family, path: merge_adapter(family, adapter_file(path)),
-    "textual_inversion": lambda family, path: family.learn_words(read_embedding(path)),
+    "textual_inversion": lambda family, path: learn_files(family, [path]),
     "hypernetwork": lambda family, path: load_into(family, path, 1.0),
 }
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everydream.errors import ConfigError, FormatError
+from everydream.errors import ConfigError
 from everydream.evaluation.grids import labelled_grid
-from everydream.formats.embeddings import read_embedding
 from everydream.methods.hypernetwork import load_into
 from everydream.methods.merging import merge_adapter
+from everydream.methods.textual_inversion import learn_files
 from everydream.models.family import Family
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
@@ -96,28 +95,11 @@ def prepared(
     for lora in loras:
         merge_adapter(family, *with_strength(lora))
     if embeddings:
-        _learn(family, embeddings)
+        learn_files(family, embeddings)
     if hypernetwork is not None:
         load_into(family, *with_strength(hypernetwork))
     to_fastest_device(family)
     return family
-
-
-def _learn(family: Family, embeddings: Sequence[Path]) -> None:
-    """Add the files' words. Raises FormatError for vectors of another width than the model's."""
-    width = family.word_vectors("a").shape[-1]
-    words: dict[str, torch.Tensor] = {}
-    for path in embeddings:
-        for word, rows_VD in read_embedding(path).items():
-            if rows_VD.shape[-1] != width:
-                raise FormatError(
-                    f"{path}: {word!r} has vectors of {rows_VD.shape[-1]} numbers, and the words of this {family.name} "
-                    f"model have {width}. It was learned on another kind of model (768: SD 1.x, 1024: SD 2.x)."
-                )
-            if twin := next((known for known in words if known.casefold() == word.casefold()), None):
-                raise ConfigError(f"{path}: {word!r} is there already as {twin!r}. Give one of the two.")
-            words[word] = rows_VD
-    family.learn_words(words)
 
 
 def _pictures(family: Family, wanted: Wanted) -> Iterator[tuple[tuple[int, int, float], Picture]]:

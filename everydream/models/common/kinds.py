@@ -1,0 +1,83 @@
+"""What distinguishes one Stable Diffusion from another, and a model as it comes from a file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from everydream.formats.files import StateDict
+from everydream.models.common.tokenizer_files import Files
+
+Config = dict[str, Any]
+EmptyPrompt = Literal["zeros", "encode"]
+SD_PIPELINES = (
+    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+    "StableDiffusionDepth2ImgPipeline", "StableDiffusionControlNetPipeline",
+)  # fmt: skip
+"""Pipelines whose parts are Stable Diffusion 1's or 2's; the UNet's inputs are looked at as well."""
+SD_INDEX: Config = {
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+}
+
+
+@dataclass(frozen=True)
+class TextKind:
+    """One of a family's CLIP text encoders."""
+
+    network: type
+    """Its class in transformers."""
+    pad_token: str
+    to_single: Callable[[StateDict], StateDict]
+    """Names without the `text_model.` level to those of single files."""
+    from_single: Callable[[StateDict, Config], StateDict]
+    config_of: Callable[[StateDict], Config]
+    """Its configuration, from the tensors of a single file."""
+    part: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    kohya: str = "lora_te"
+    """How its modules begin in kohya's adapter files."""
+    skip: int = 0
+    """Layers before the last that the family takes the output of."""
+    normed: bool = True
+    """Whether the final norm follows that layer."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A Stable Diffusion."""
+
+    name: str
+    architecture: str
+    pipeline: str
+    """diffusers' class, for the folders that are written."""
+    index: Config
+    """What model_index.json says besides the parts."""
+    texts: tuple[TextKind, ...]
+    scaling_factor: float = 0.18215
+    """The VAE's, for single files, which do not say it."""
+    sample_size: int = 64
+    """Side of the latents that it was made for, for single files."""
+    empty_prompt: EmptyPrompt = "encode"
+    """What an empty prompt is, where nothing else is said."""
+    sgm_adapters: bool = False
+    """Whether kohya's adapter files call the UNet's modules by single-file names."""
+    markers: bool = False
+    """Whether single files say what they predict by tensors called v_pred and ztsnr, as ComfyUI reads them."""
+
+
+@dataclass
+class Parts:
+    """A model as it comes from a file, before it becomes a family."""
+
+    networks: dict[str, Any]
+    """By part: unet, vae, and the text encoders."""
+    tokenizers: dict[str, Files]
+    """Files of each text part's tokenizer."""
+    scheduler: Config
+    """Of the training schedule: num_train_timesteps, beta_start, beta_end, beta_schedule, prediction_type, and
+    rescale_betas_zero_snr where it is true."""
+    empty_prompt: EmptyPrompt = "encode"
+    extras: StateDict = field(default_factory=dict)
+    """Tensors of a single file that belong to no network; written back as they came."""
