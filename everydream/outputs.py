@@ -1,10 +1,10 @@
 """What a run writes: last.ckpt, exports, sample pictures, what is kept of the base; each a callable for the loop."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from everydream.evaluation import preservation
 from everydream.evaluation.grids import labelled_grid
 from everydream.evaluation.heldout import Measured
 from everydream.formats.atomic import format_bytes, require_space
+from everydream.formats.files import write_pickle
+from everydream.formats.sharded import write_sharded
 from everydream.methods.method import Method, ParameterGroup
 from everydream.models.family import Family
 from everydream.sampling.prompts import prompts_from_captions, read_prompts
@@ -41,17 +43,15 @@ class Trainee:
     groups: Sequence[ParameterGroup]
     optimizer: Optimizer
     ema: Ema | None
-
-    @cached_property
-    def last_bytes(self) -> int:
-        """About how large last.ckpt is; counted once, since naming all tensors for it is work at full size."""
-        return state.checkpoint_bytes(self.family, self.groups, self.ema is not None)
+    last_bytes: int
+    """About how large last.ckpt is."""
+    export_bytes: int
+    """How large one export is in all its formats."""
 
 
 def disk_needed(config: RunConfig, trainee: Trainee) -> int:
     """Return the most that the checkpoints take at a time: last.ckpt twice, while it is replaced, and the exports."""
-    exports = export.export_bytes(trainee.method, trainee.family, config.checkpoints)
-    return 2 * trainee.last_bytes + exports * ((config.checkpoints.keep or 1) + 1)
+    return 2 * trainee.last_bytes + trainee.export_bytes * ((config.checkpoints.keep or 1) + 1)
 
 
 @dataclass
@@ -72,11 +72,6 @@ class Writer:
     unexported: str | None = None
     """Why the latest export could not be written, if it could not."""
 
-    @cached_property
-    def export_bytes(self) -> int:
-        """How large one export is in all its formats; counted once, as last.ckpt is."""
-        return export.export_bytes(self.trainee.method, self.trainee.family, self.config.checkpoints)
-
     def save(self, progress: Progress) -> str | None:
         """Write last.ckpt; on a full disk the old one stays and training goes on. Return what the user was told."""
         self.unsaved = self._guarded(f"last.ckpt at step {progress.step}", self._save, progress)
@@ -88,21 +83,38 @@ class Writer:
 
     def _guarded(self, what: str, write: Callable[[Progress], None], progress: Progress) -> str | None:
         error: str | None = None
-        if self.launch.is_main:
-            try:
-                write(progress)
-            except (DiskError, OSError) as problem:
-                error = f"{what} could not be written: {problem}"
-                self.events.note("not written", error=error)
-                self.display.say(f"{error} What was saved before is still there.")
+        try:
+            write(progress)
+        except (DiskError, OSError) as problem:
+            error = f"{what} could not be written: {problem}"
+            self.events.note("not written", error=error)
+            self.display.say(f"{error} What was saved before is still there.")
         self.launch.wait()
         return error
 
+    def _require_space(self, needed_bytes: int, what: str) -> None:
+        """Raise DiskError on all processes alike if the main one sees no room."""
+        problem: str | None = None
+        if self.launch.is_main:
+            try:
+                require_space(self.folder, needed_bytes, what)
+            except DiskError as error:
+                problem = str(error)
+        if problem := self.launch.from_main(problem):
+            raise DiskError(problem)
+
     def _save(self, progress: Progress) -> None:
-        require_space(self.folder, self.trainee.last_bytes, LAST)
+        self._require_space(self.trainee.last_bytes, LAST)
+        path, launch = self.folder / LAST, self.launch
+        if launch.shards:
+            write_sharded(path, self._contents(progress), write_pickle, launch.is_main, launch.wait)
+        elif launch.is_main:
+            write_pickle(path, self._contents(progress))
+        self.events.note("saved", step=progress.step)
+
+    def _contents(self, progress: Progress) -> dict[str, Any]:
         trainee = self.trainee
-        state.save_checkpoint(
-            self.folder / LAST,
+        return state.checkpoint_contents(
             trainee.family,
             groups=trainee.groups,
             optimizer=optimizer_state(trainee.optimizer, trainee.groups),
@@ -114,27 +126,30 @@ class Writer:
             machine=self.launch.machine(),
             base=self.base,
         )
-        self.events.note("saved", step=progress.step)
 
     def _export(self, progress: Progress) -> None:
         if not self.config.checkpoints.formats:
             return
-        require_space(self.folder, self.export_bytes, "an export")
+        self._require_space(self.trainee.export_bytes, "an export")
         method, family, config = self.trainee.method, self.trainee.family, self.config
+        written: list[Path] = []
         with self.shown_weights():
-            written = export.export(method, family, self.folder, config.project, progress, config.checkpoints)
+            if self.launch.is_main:
+                written = export.export(method, family, self.folder, config.project, progress, config.checkpoints)
         for path in written:
             self.events.note("exported", step=progress.step, path=path.name)
             self.display.say(f"Wrote {path}")
 
-    def shown_weights(self) -> AbstractContextManager[None]:
-        """Return a block in which the networks hold the weights to show: the average where one is kept and wanted.
+    @contextmanager
+    def shown_weights(self) -> Iterator[None]:
+        """Hold, whole, the weights to show: the average where one is kept and wanted; all processes enter together.
 
         Some optimizers keep one by themselves.
         """
-        if self.trainee.ema is not None and self.config.checkpoints.use_ema:
-            return self.trainee.ema.swapped_in()
-        return evaluated(self.trainee.optimizer)
+        ema = self.trainee.ema if self.config.checkpoints.use_ema else None
+        averaged = ema.swapped_in() if ema is not None else evaluated(self.trainee.optimizer)
+        with averaged, self.launch.whole(self.trainee.family):
+            yield
 
 
 def _readable(index: Index) -> list[str]:
@@ -166,6 +181,8 @@ class Sampler:
         settings, prompts = self.config.samples, self.prompts()
         rows: list[list[NDArray[np.uint8]]] = [[] for _ in prompts]
         with self.writer.shown_weights(), self.launch.autocast():
+            if not self.launch.is_main:
+                return
             for guidance in settings.guidance:
                 for row, image in zip(rows, self._sampled(prompts, guidance), strict=True):
                     row.append(image)
@@ -216,6 +233,8 @@ class Monitor:
         if step == 0 and writer.base.keys() >= set(self.measured.identities):
             return  # resumed from before the first step: the base is known, and its line is written
         with writer.shown_weights(), writer.launch.autocast():
+            if not writer.launch.is_main:
+                return
             losses, failed = preservation.losses(
                 writer.trainee.family, self.measured, self.config.data, self.config.seed, settings.timesteps,
                 writer.launch.device,
@@ -237,6 +256,6 @@ def size_report(config: RunConfig, trainee: Trainee) -> Mapping[str, str]:
     """Return what the run takes on disk, in words."""
     return {
         "last.ckpt": format_bytes(trainee.last_bytes),
-        "an export": format_bytes(export.export_bytes(trainee.method, trainee.family, config.checkpoints)),
+        "an export": format_bytes(trainee.export_bytes),
         "at most at a time": format_bytes(disk_needed(config, trainee)),
     }

@@ -25,7 +25,7 @@ from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run, require_fitting_buckets
 from everydream.report import describe_end, describe_plan
 from everydream.sampling.sampler import require_sampler
-from everydream.training import metrics, runs, state
+from everydream.training import export, metrics, runs, state
 from everydream.training.blocks import split_by_blocks
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
@@ -148,6 +148,9 @@ def prepare(
             changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
     if config.train.gradient_checkpointing:
         family.enable_gradient_checkpointing()
+    last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None)
+    export_bytes = export.export_bytes(method, family, config.checkpoints)
+    groups = launch.shard(family, groups, config.optimizer.name)
     parts = {"unet": config.unet.optimizer, "text_encoder": config.text_encoder.optimizer}
     groups = split_by_blocks(groups, {"unet": config.unet.block_lr})
     trainee = Trainee(
@@ -156,6 +159,8 @@ def prepare(
         groups,
         make_optimizer(groups, config.optimizer, parts),
         Ema(groups, config.ema) if config.ema.decay is not None else None,
+        last_bytes,
+        export_bytes,
     )
     if checkpoint is not None:
         same = checkpoint.facts.config["optimizer"]["name"] == config.optimizer.name

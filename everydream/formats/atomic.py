@@ -9,6 +9,7 @@ from pathlib import Path
 from everydream.errors import DiskError
 
 PARTIAL = ".partial"
+OLDER = ".older"
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         partial.chmod(0o666 & ~_umask())  # some writers make private files
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        put_in_place(partial, path)
     except BaseException:
         with suppress(OSError):
             partial.unlink()
@@ -51,6 +52,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give what is whole its name. A file replaces a file in one step; a folder, in either place, needs three.
+
+    Between them the older one is called `.older`, and `settled` finds it there.
+    """
+    if not partial.is_dir() and not path.is_dir():
+        partial.replace(path)
+        return
+    older = path.with_name(path.name + OLDER)
+    _remove(older)
+    if path.exists():
+        path.rename(older)
+    partial.rename(path)
+    _remove(older)
+
+
+def settled(path: Path) -> Path:
+    """Return `path`, once the older one is back in its place if a kill came just before the newer one's turn."""
+    older = path.with_name(path.name + OLDER)
+    if not path.exists() and older.exists():
+        with suppress(FileNotFoundError):  # another process of the run was first
+            older.rename(path)
+    return path
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from everydream.errors import DiskError, FormatError
 from everydream.formats.atomic import atomic_file
 from everydream.formats.pickles import load_pickle
+from everydream.formats.sharded import is_sharded, read_sharded
 
 StateDict = dict[str, torch.Tensor]
 METADATA_KEY = "everydream"
@@ -34,16 +35,16 @@ class TensorFile:
 
 
 def read_file(path: Path) -> TensorFile:
-    """Read a .safetensors, .ckpt, .pt or .bin file, whatever its ending says.
+    """Read a .safetensors, .ckpt, .pt or .bin file, whatever its ending says, or a last.ckpt that is a folder.
 
     A `state_dict` inside is unwrapped. Raises FormatError, naming the path, for anything that is not
     a set of tensors.
     """
-    if not path.is_file():
+    if not path.is_file() and not is_sharded(path):
         raise FormatError(f"There is no model file at {path.absolute()}.")
     if is_safetensors(path):
         return _read_safetensors(path)
-    contents, skipped = load_pickle(path)
+    contents, skipped = read_contents(path)
     if not isinstance(contents, Mapping):
         contents = {}
     inner = contents.get("state_dict")
@@ -58,8 +59,15 @@ def read_file(path: Path) -> TensorFile:
     return TensorFile(state, metadata, skipped)
 
 
+def read_contents(path: Path) -> tuple[Any, list[str]]:
+    """Return (contents, names not taken up) of a pickled file, or of a last.ckpt that is a folder."""
+    return (read_sharded(path), []) if is_sharded(path) else load_pickle(path)
+
+
 def is_safetensors(path: Path) -> bool:
     """Tell by the first bytes: a little-endian header length, then JSON."""
+    if path.is_dir():
+        return False
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:9] == b"{"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from everydream.formats.files import StateDict
+from everydream.formats.sharded import is_sharded
 from everydream.models import sd1, sd2, sdxl
 from everydream.models.common import loading, schedules
 from everydream.models.common.stable_diffusion import StableDiffusion
@@ -21,7 +22,7 @@ def load(settings: ModelSettings, clip_skip: int = 0, chunks: int = 1) -> Family
     Raises ConfigError if there is nothing at the path, FormatError if it cannot be trained.
     """
     path = loading.find(settings.path)
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         name, parts = loading.load_folder(path, FAMILIES)
     else:
         name, parts = loading.load_single(path, FAMILIES, Path(settings.config) if settings.config else None)

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from everydream.methods.method import ParameterGroup
 from everydream.training.settings import EmaSettings
+from everydream.training.sharding import like
 
 
 def ema_decay(step: int, settings: EmaSettings) -> float:
@@ -45,7 +47,7 @@ class Ema:
         """Take a saved average; a parameter that has none keeps its present weight."""
         for name, average in zip(self._names, self._average, strict=True):
             if name in saved:
-                average.copy_(saved[name])
+                average.copy_(like(average, saved[name]))
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -58,4 +60,11 @@ class Ema:
 
     def _swap(self) -> None:
         for parameter, average in zip(self._live, self._average, strict=True):
-            parameter.data, average.data = average.data, parameter.data
+            if isinstance(parameter, DTensor):
+                # FSDP knows its part of a weight by its place in memory: what is there changes, not what is looked at.
+                live, kept = parameter.to_local(), average.to_local()  # type: ignore[attr-defined]
+                held = live.detach().clone()
+                live.detach().copy_(kept)
+                kept.copy_(held)
+            else:
+                parameter.data, average.data = average.data, parameter.data

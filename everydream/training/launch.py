@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from everydream.errors import ConfigError
+from everydream.methods.method import ParameterGroup
 from everydream.models.family import Family
+from everydream.training import sharding
 from everydream.training.settings import TrainSettings
 
 T = TypeVar("T")
@@ -47,11 +49,15 @@ class Launch:
             log_with=list(trackers) or None,
             project_dir=".",
         )
-        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ConfigError(
-                f"This was launched with {self.accelerator.distributed_type.value}, which cannot be trained with yet. "
-                "Use plain data parallelism: `accelerate launch --multi_gpu` or torchrun."
+                "This was launched with DeepSpeed, which cannot be trained with yet. FSDP saves the same memory: "
+                "`accelerate launch --use_fsdp --fsdp_version 2`; or use plain data parallelism, `--multi_gpu`."
             )
+        self.shards = self.world > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+        """Whether what trains is cut over the processes."""
+        if self.shards and settings.precision == "fp16":
+            raise ConfigError("train.precision: fp16 does not go with FSDP here; use bf16, which needs no loss scaler.")
         # Nothing of ours draws from the global generators; a library that does shall at least repeat itself.
         set_seed(seed % 2**32)
         self._wrapped: list[nn.Module] = []
@@ -96,9 +102,21 @@ class Launch:
         for module in family.modules().values():
             module.to(self.device)
 
+    def shard(self, family: Family, groups: Sequence[ParameterGroup], optimizer: str) -> list[ParameterGroup]:
+        """Cut what trains over the processes, if that is wanted; return the groups with the parameters as they are."""
+        if not self.shards:
+            return list(groups)
+        sharding.require_shardable(optimizer)
+        return sharding.shard(family, groups, self.device)
+
+    def whole(self, family: Family) -> AbstractContextManager[None]:
+        """Return a block, entered by all processes together, in which each can use all weights by itself."""
+        return sharding.whole(family) if self.shards else nullcontext()
+
     def prepare(self, family: Family, optimizer: Optimizer) -> Any:
         """Wrap what trains for several processes and return the optimizer to step."""
-        family.wrap(self._wrap)
+        if not self.shards:
+            family.wrap(self._wrap)
         return self.accelerator.prepare_optimizer(optimizer)
 
     def _wrap(self, network: nn.Module) -> nn.Module:
@@ -126,8 +144,10 @@ class Launch:
 
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
         """Clip all gradients together and return their norm before."""
-        norm = self.accelerator.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
-        return float(norm)
+        largest = float("inf") if max_norm is None else max_norm
+        if self.shards:
+            return sharding.clip(parameters, largest)
+        return float(self.accelerator.clip_grad_norm_(parameters, largest))
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the fp16 loss scaler's state, empty in other precisions."""

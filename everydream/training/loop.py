@@ -257,19 +257,18 @@ def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool) -> None:
 
 
 def _look(c: Collaborators, step: int, *, preserve: bool, sample: bool) -> None:
-    """Measure and sample where due, on the main process; whatever goes wrong there is told, and training goes on."""
+    """Measure and sample where due; the main process does the work, and if it goes wrong, training goes on."""
     due = [("preservation", c.preserve if preserve else None), ("sampling", c.sample if sample else None)]
     for what, look in due:
         if look is None:
             continue
-        if c.launch.is_main:
-            try:
-                look(step)
-            except Exception as error:
-                # A look at the run and not part of it: memory, a prompt file, a full disk.
-                c.events.note(f"{what} failed", step=step, error=f"{type(error).__name__}: {error}")
-                told = f"{what.capitalize()} at step {step} failed, training goes on: {type(error).__name__}: {error}"
-                c.display.say(told)
+        try:
+            look(step)
+        except Exception as error:
+            # A look at the run and not part of it: memory, a prompt file, a full disk.
+            c.events.note(f"{what} failed", step=step, error=f"{type(error).__name__}: {error}")
+            told = f"{what.capitalize()} at step {step} failed, training goes on: {type(error).__name__}: {error}"
+            c.display.say(told)
         c.launch.wait()
 
 

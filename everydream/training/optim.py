@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from everydream.methods.method import ParameterGroup
 from everydream.methods.settings import PartOptimizerSettings
 from everydream.training.optimizers import SETTINGS, construct, options
 from everydream.training.settings import OptimizerSettings
+from everydream.training.sharding import like
 
 GROUP_STATE = (
     "k", "weight_sum", "lr_max", "scheduled_lr", "train_mode",  # schedulefree
@@ -78,10 +80,17 @@ def load_optimizer_state(
 ) -> list[str]:
     """Put saved state back; return the names of parameters that have none and start afresh."""
     names = [name for group in groups for name in group.names]
-    state = {number: saved[name] for number, name in enumerate(names) if name in saved}
+    live = [parameter for group in groups for parameter in group.parameters]
+    state = {
+        number: {
+            key: like(live[number], value) if isinstance(value, Tensor) else value for key, value in saved[name].items()
+        }
+        for number, name in enumerate(names)
+        if name in saved
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for group, live in zip(groups, optimizer.param_groups, strict=True):
-        live.update((saved_groups or {}).get(group.part, {}))
+    for group, held in zip(groups, optimizer.param_groups, strict=True):
+        held.update((saved_groups or {}).get(group.part, {}))
     return [name for name in names if name not in saved]
 
 

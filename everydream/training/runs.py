@@ -7,7 +7,8 @@ from pathlib import Path
 
 from everydream import __version__
 from everydream.errors import ConfigError, ResumeError
-from everydream.formats.atomic import PARTIAL
+from everydream.formats.atomic import OLDER, PARTIAL, settled
+from everydream.formats.sharded import is_sharded
 
 MARKER = "run.json"
 LAST = "last.ckpt"
@@ -43,17 +44,17 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
     """
     if resume == "auto":
         found = [run / "checkpoints" / LAST for run in _runs_of(runs_dir, project)]
-        found = [path for path in found if path.is_file()]
+        found = [path for path in map(settled, found) if path.exists()]
         return max(found, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
     path = Path(resume)
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         if not (path / MARKER).is_file():
             raise ResumeError(
                 f"{path} is not a run folder of EveryDream: it has no {MARKER}. "
                 f"Give a run folder, or its checkpoints/{LAST}."
             )
         path = path / "checkpoints" / LAST
-    if not path.is_file():
+    if not settled(path).exists():
         raise ResumeError(
             f"There is no checkpoint at {path.absolute()}. Give a {LAST}, a run folder, or `--resume auto`."
         )
@@ -76,6 +77,6 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def tidy(run: Path) -> int:
     """Remove what a killed process left half-written among the checkpoints; return the bytes of the whole ones."""
-    for path in (run / "checkpoints").glob(f"*{PARTIAL}"):
+    for path in [path for end in (PARTIAL, OLDER) for path in (run / "checkpoints").glob(f"*{end}")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return sum(path.stat().st_size for path in (run / "checkpoints").rglob("*") if path.is_file())

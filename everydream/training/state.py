@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from everydream.errors import FormatError, ResumeError
-from everydream.formats.files import METADATA_KEY, StateDict, is_safetensors, total_bytes, write_pickle
-from everydream.formats.pickles import load_pickle
+from everydream.formats.files import METADATA_KEY, StateDict, is_safetensors, read_contents, total_bytes
+from everydream.formats.sharded import RUN_FILE, is_sharded
 from everydream.methods.method import ParameterGroup
 from everydream.models.common.additions import added_names
 from everydream.models.family import Family
@@ -71,8 +71,7 @@ class Checkpoint:
     """Losses of the model before training, by what was measured; empty if nothing was."""
 
 
-def save_checkpoint(
-    path: Path,
+def checkpoint_contents(
     family: Family,
     *,
     groups: Sequence[ParameterGroup],
@@ -84,8 +83,8 @@ def save_checkpoint(
     facts: Facts,
     machine: Mapping[str, int],
     base: Mapping[int, float],
-) -> None:
-    """Write last.ckpt; the previous one stays until the new one is whole."""
+) -> dict[str, Any]:
+    """Return what a last.ckpt holds."""
     ours = {
         "version": VERSION,
         "model": family.description(),
@@ -98,7 +97,7 @@ def save_checkpoint(
         "base_identities": torch.tensor(list(base), dtype=torch.int64),
         "base_losses": torch.tensor(list(base.values()), dtype=torch.float64),
     }
-    contents = {
+    return {
         "state_dict": family.single_file(),
         "added": added_tensors(family, groups),
         "optimizer": optimizer,
@@ -106,7 +105,6 @@ def save_checkpoint(
         "ema": ema,
         METADATA_KEY: ours,
     }
-    write_pickle(path, contents)
 
 
 def added_tensors(family: Family, groups: Sequence[ParameterGroup]) -> StateDict:
@@ -150,7 +148,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "name it under model.path to start from it."
         )
     try:
-        contents, _ = load_pickle(path)
+        contents, _ = read_contents(path)
     except FormatError as error:
         raise ResumeError(f"{error} Resume from another checkpoint of the run if there is one.") from error
     ours = contents.get(METADATA_KEY) if isinstance(contents, dict) else None
@@ -184,7 +182,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def peek_config(path: Path) -> dict[str, Any]:
     """Return the settings in a last.ckpt without reading its tensors."""
     try:
-        ours = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[METADATA_KEY]
+        file = path / RUN_FILE if is_sharded(path) else path
+        ours = torch.load(file, map_location="cpu", weights_only=True, mmap=True)[METADATA_KEY]
         config: dict[str, Any] = json.loads(ours["config"])
     except Exception:
         # Whatever is wrong with the file, the full reader says it in words.

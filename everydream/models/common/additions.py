@@ -16,9 +16,22 @@ _WRAPPED = "base_layer"
 
 
 def own_state(network: nn.Module) -> StateDict:
-    """Return the network's state dict without additions, under the names it has without them."""
+    """Return the network's state dict without additions, under the names it has without them.
+
+    Not by `state_dict()`, which cuts weights over the processes again that FSDP has put together to be looked at.
+    """
     added = _added(network)
-    return {_own_name(key): t for key, t in network.state_dict().items() if not _is_under(key, added)}
+    state = {**dict(network.named_parameters()), **_persistent_buffers(network)}
+    return {_own_name(key): t.detach() for key, t in state.items() if not _is_under(key, added)}
+
+
+def _persistent_buffers(network: nn.Module) -> StateDict:
+    return {
+        f"{prefix}.{name}".lstrip("."): buffer
+        for prefix, module in network.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
 
 
 def own_weights(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
