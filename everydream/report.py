@@ -26,7 +26,7 @@ from everydream.types import Progress
 
 _LISTED = 20
 _OF_A_KIND = 3
-MAX_TOKENS = 77
+TOKENS_OF_A_CHUNK = 75
 """What a CLIP text encoder reads, begin and end included."""
 
 
@@ -218,6 +218,7 @@ def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict
     # The largest resolution is where an image is enlarged first; what the crop takes hardly differs between them.
     resolutions = [resolution for resolution, _ in planned.config.data.resolutions]
     index, sizes = planned.index, planned.bucket_of_each(resolutions.index(max(resolutions)))
+    most = TOKENS_OF_A_CHUNK * planned.config.text_encoder.chunks + 2
     warnings = {record: list(lines) for record, lines in index.warnings.items()}
     lengths: dict[str, int] = {}
     for i in range(len(index)):
@@ -236,23 +237,21 @@ def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict
         for written in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
             caption = longest_reading(written, index.wildcards, index.grammars[int(index.source_N[i])])
             # A token is at least a byte, and begin and end take two: most captions need not be counted.
-            if len(caption.encode("utf-8", "replace")) + 2 <= MAX_TOKENS:
+            if len(caption.encode("utf-8", "replace")) + 2 <= most:
                 continue
             tokens = lengths.setdefault(caption, count_tokens(caption))
-            if tokens > MAX_TOKENS:
-                tail = _lost_tail(caption, count_tokens)
-                warnings.setdefault(i, []).append(
-                    f"caption has {tokens} tokens of {MAX_TOKENS}; this tail is lost: {tail!r}"
-                )
+            if tokens > most:
+                tail = _lost_tail(caption, count_tokens, most)
+                warnings.setdefault(i, []).append(f"caption has {tokens} tokens of {most}; this tail is lost: {tail!r}")
     return warnings
 
 
-def _lost_tail(caption: str, count_tokens: Callable[[str], int]) -> str:
+def _lost_tail(caption: str, count_tokens: Callable[[str], int], most: int) -> str:
     """Return the end of a caption that does not fit, from the start of the word that is cut; found by bisection."""
     low, high = 0, len(caption)
     while low < high:
         middle = (low + high + 1) // 2
-        if count_tokens(caption[:middle]) <= MAX_TOKENS:
+        if count_tokens(caption[:middle]) <= most:
             low = middle
         else:
             high = middle - 1
