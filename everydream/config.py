@@ -31,10 +31,12 @@ from everydream.problems import validate
 from everydream.sampling.settings import ClassImageSettings, SampleSettings
 from everydream.settings import Settings
 from everydream.training.checks import Part, training_problems, usual_optimizer, usual_rate, usual_schedule
+from everydream.training.memory import memory_problems
 from everydream.training.settings import (
     CheckpointSettings,
     EmaSettings,
     LrScheduleSettings,
+    MemorySettings,
     OptimizerSettings,
     TrainSettings,
 )
@@ -78,6 +80,8 @@ class RunConfig(Settings):
     """Prior preservation."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """The optimizer."""
+    memory: MemorySettings = MemorySettings()
+    """Room on the device."""
     lr_schedule: LrScheduleSettings = LrScheduleSettings()
     """How the learning rates move."""
     loss: LossSettings = LossSettings()
@@ -158,6 +162,7 @@ def resolve(
         parts: dict[str, Part] = {"unet": config.unet, "text_encoder": config.text_encoder}
         parts = parts if config.method in USUAL_RATES else {}
         problems += training_problems(config.optimizer, config.lr_schedule, config.ema, parts)
+        problems += memory_problems(config.memory, config.train, config.optimizer)
         config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)
     if problems or config is None:

@@ -28,6 +28,7 @@ from everydream.training import export, state
 from everydream.training.display import Display
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
+from everydream.training.lean import Lean
 from everydream.training.metrics import Events, JsonLines
 from everydream.training.optim import evaluated, group_state, optimizer_state
 from everydream.training.runs import LAST
@@ -41,7 +42,7 @@ class Trainee:
     family: Family
     method: Method
     groups: Sequence[ParameterGroup]
-    optimizer: Optimizer
+    optimizer: Optimizer | Lean
     ema: Ema | None
     last_bytes: int
     """About how large last.ckpt is."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from everydream.data.buckets import kept_fraction
 from everydream.data.drawing import longest_reading
@@ -21,6 +22,8 @@ from everydream.plan import Planned
 from everydream.report_sources import describe_sources, source_facts
 from everydream.training import export
 from everydream.training.lr import warmup_steps
+from everydream.training.memory import describe_memory, resolved
+from everydream.training.optimizers import optimizer_notes
 from everydream.training.runs import LAST
 from everydream.types import Progress
 
@@ -96,15 +99,17 @@ def describe_epochs(planned: Planned) -> list[str]:
     ]
 
 
-def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
+def describe_plan(planned: Planned, trainee: Trainee, processes: str, device: torch.device) -> str:
     """Return the plan of a run, printed before it starts."""
-    sizes = size_report(planned.config, trainee)
+    sizes, config = size_report(planned.config, trainee), planned.config
+    use = resolved(config.memory, config.train, config.optimizer)
     family = trainee.family
     rows = [
         ("Model", [f"{family.name}, predicts {family.objective.prediction}"]),
         ("Method", [f"{planned.config.method}; trains {', '.join(map(_describe_group, trainee.groups))}"]),
         ("Processes", [processes]),
         ("Loss", [_describe_loss(planned, family)]),
+        ("Memory", describe_memory(planned.config.memory, use)),
         ("Sources", describe_sources(planned)),
         ("Buckets", describe_buckets(planned)),
         ("Epochs", describe_epochs(planned)),
@@ -119,7 +124,7 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str) -> str:
         rows.append(
             ("Note", [f"lr_schedule.warmup_steps {warmup} is as long as the run: the peak rate is not reached"])
         )
-    rows.append(("Note", describe_shared(planned)))
+    rows.append(("Note", [*optimizer_notes(config.optimizer, device), *describe_shared(planned)]))
     return _table(rows)
 
 

@@ -30,10 +30,14 @@ from everydream.training.blocks import split_by_blocks
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.ema import Ema
+from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
+from everydream.training.lean import Lean
 from everydream.training.loop import Collaborators, Limits, fit
 from everydream.training.lr import lr_factor
+from everydream.training.memory import resolved
 from everydream.training.optim import load_optimizer_state, make_optimizer
+from everydream.training.placing import place, require_one_process
 from everydream.training.signals import StopRequest
 from everydream.types import EpochPlan, Progress
 
@@ -67,7 +71,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     base = checkpoint.base if checkpoint is not None else {}
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
-    display.say(describe_plan(planned, trainee, launch.describe(limits(planned).images_per_step)))
+    display.say(describe_plan(planned, trainee, launch.describe(limits(planned).images_per_step), launch.device))
     for line in changed:
         display.say(f"Changed since the checkpoint: {line}")
     run = launch.from_main(open_run(config, resume, progress, trainee) if launch.is_main else Path())
@@ -94,6 +98,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             family=trainee.family,
             groups=trainee.groups,
             optimizer=stepping,
+            clip=stepping.clip if isinstance(stepping, Lean) else launch.clip,
+            fused=fused_backward(trainee, config),
             ema=trainee.ema,
             loss=config.loss,
             timesteps=config.timesteps,
@@ -137,7 +143,8 @@ def prepare(
     require_fitting_buckets(planned.buckets, family)
     require_fitting_timesteps(config, family)
     require_sampler(family, config.samples.sampler, "samples.sampler")
-    launch.place(family)
+    use = resolved(config.memory, config.train, config.optimizer)
+    require_one_process(use, launch.world)
     method = METHODS[config.method](config)
     groups = method.attach(family, config.seed, planned.index.captions)
     if checkpoint is not None:
@@ -146,8 +153,7 @@ def prepare(
         state.load_added(groups, checkpoint.added)
         if lost := num_added - len(checkpoint.added):
             changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
-    if config.train.gradient_checkpointing:
-        family.enable_gradient_checkpointing()
+    place(family, groups, use, launch.device)
     last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None)
     export_bytes = export.export_bytes(method, family, config.checkpoints)
     groups = launch.shard(family, groups, config.optimizer.name)
@@ -157,7 +163,9 @@ def prepare(
         family,
         method,
         groups,
-        make_optimizer(groups, config.optimizer, parts),
+        Lean(groups, config.optimizer, parts, use, config.seed)
+        if use.is_lean
+        else make_optimizer(groups, config.optimizer, parts),
         Ema(groups, config.ema) if config.ema.decay is not None else None,
         last_bytes,
         export_bytes,
@@ -172,6 +180,14 @@ def prepare(
             trainee.ema.load_state_dict(checkpoint.ema)
         launch.load_scaler_state(checkpoint.scaler)
     return trainee
+
+
+def fused_backward(trainee: Trainee, config: RunConfig) -> FusedBackward | None:
+    """Return what steps inside the backward pass, if that is wanted."""
+    optimizer = trainee.optimizer
+    if not isinstance(optimizer, Lean) or not resolved(config.memory, config.train, config.optimizer).fused_backward:
+        return None
+    return FusedBackward(optimizer, trainee.groups, config.train.max_grad_norm)
 
 
 def with_made_images(

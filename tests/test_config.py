@@ -177,7 +177,7 @@ def test_a_typo_is_told_by_the_command_too(write: Write) -> None:
         ({"train": {"epochs": 2.0}}, r"train\.epochs: .*\(it is 2\.0\)"),
         ({"train": {"epochs": True}}, r"train\.epochs: .*\(it is True\)"),
         ({"train": {"epochs": 0}}, r"train\.epochs: .*greater than or equal to 1 \(it is 0\)"),
-        ({"train": {"gradient_checkpointing": "yes"}}, r"train\.gradient_checkpointing: .*boolean \(it is 'yes'\)"),
+        ({"train": {"gradient_checkpointing": "yes"}}, r"train\.gradient_checkpointing: .*'selective' \(it is 'yes'\)"),
         ({"unet": {"lr": "1e-6"}}, r"unet\.lr: .*number \(it is '1e-6'\)"),
         ({"train": None}, r"train: .*\(it is None\)"),
         ({"train": [1]}, r"train: .*"),

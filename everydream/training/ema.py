@@ -31,13 +31,13 @@ class Ema:
         self._settings = settings
         self._names = [name for group in groups for name in group.names]
         self._live = [parameter for group in groups for parameter in group.parameters]
-        self._average = [parameter.detach().clone() for parameter in self._live]
+        self._average = [parameter.detach().to(torch.float32, copy=True) for parameter in self._live]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights as they are after `step` steps."""
         weight = 1.0 - ema_decay(step, self._settings)
-        torch._foreach_lerp_(self._average, [parameter.detach() for parameter in self._live], weight)
+        torch._foreach_lerp_(self._average, [parameter.detach().float() for parameter in self._live], weight)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the average by parameter name."""

@@ -113,11 +113,11 @@ class Launch:
         """Return a block, entered by all processes together, in which each can use all weights by itself."""
         return sharding.whole(family) if self.shards else nullcontext()
 
-    def prepare(self, family: Family, optimizer: Optimizer) -> Any:
+    def prepare(self, family: Family, optimizer: Any) -> Any:
         """Wrap what trains for several processes and return the optimizer to step."""
         if not self.shards:
             family.wrap(self._wrap)
-        return self.accelerator.prepare_optimizer(optimizer)
+        return self.accelerator.prepare_optimizer(optimizer) if isinstance(optimizer, Optimizer) else optimizer
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         wrapped: nn.Module = self.accelerator.prepare_model(network)

@@ -21,10 +21,11 @@ from everydream.step import training_step
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.ema import Ema
+from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
 from everydream.training.metrics import Events, JsonLines
 from everydream.training.signals import StopRequest
-from everydream.types import EpochPlan, Progress, Rejection
+from everydream.types import EpochPlan, Progress, Rejection, StepResult
 
 _MAX_BAD_STEPS = 3
 _MAX_UNSCALED_STEPS = 100
@@ -41,6 +42,10 @@ class Collaborators:
     family: Family
     groups: Sequence[ParameterGroup]
     optimizer: Any
+    clip: Callable[[Sequence[torch.nn.Parameter], float | None], float]
+    """Clips all gradients together; returns their norm before."""
+    fused: FusedBackward | None
+    """Steps inside the backward pass; None: after it."""
     ema: Ema | None
     loss: LossSettings
     timesteps: TimestepSettings
@@ -128,7 +133,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
         for loaded in c.load(plan, progress.step_in_epoch):
             if not pending.losses:
                 _set_learning_rates(c, progress)
-            _accumulate(c, loaded, limits, pending)
+            _accumulate(c, loaded, limits, pending, progress.epoch)
             if not loaded.piece.is_last_of_step:
                 continue
             gathered = pending.gather(c.launch, c.stop.signal)
@@ -164,13 +169,20 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
     return progress, None
 
 
-def _accumulate(c: Collaborators, loaded: Loaded, limits: Limits, pending: _Pending) -> None:
+def _accumulate(c: Collaborators, loaded: Loaded, limits: Limits, pending: _Pending, epoch: int) -> None:
     """Add one micro-batch's gradients."""
     batch = loaded.batch.to(c.launch.device)
-    with c.launch.micro_batch(loaded.piece.is_last_of_step):
+
+    def compute() -> StepResult:
         with c.launch.autocast():
-            result = training_step(batch, c.family, c.loss, limits.images_per_step, c.timesteps)
-        c.launch.backward(result.loss)
+            return training_step(batch, c.family, c.loss, limits.images_per_step, c.timesteps)
+
+    with c.launch.micro_batch(loaded.piece.is_last_of_step):
+        result = compute()
+        if c.fused is None:
+            c.launch.backward(result.loss)
+        elif batch.num_real:
+            c.fused.run(result.loss, lambda: compute().loss, epoch, c.launch.backward)
     pending.losses.append(result.per_image_B[: batch.num_real])
     pending.keys += batch.keys[: batch.num_real]
     pending.failed += loaded.failed
@@ -192,7 +204,9 @@ def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered, epoch: int)
     if not gathered.losses:
         c.optimizer.zero_grad(set_to_none=True)
         return None, NO_IMAGES
-    norm = c.launch.clip([p for group in c.groups for p in group.parameters], limits.max_grad_norm)
+    if c.fused is not None:
+        return (c.fused.norm, None) if math.isfinite(c.fused.norm) else (None, NOT_FINITE)
+    norm = c.clip([p for group in c.groups for p in group.parameters], limits.max_grad_norm)
     sound = all(math.isfinite(loss) for loss in gathered.losses)
     # Under fp16 an overflow of the scaled gradients is ordinary: the scaler skips the step by itself and adapts.
     stepped = c.launch.scales_loss or (sound and math.isfinite(norm))

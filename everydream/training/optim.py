@@ -52,7 +52,7 @@ def _own(settings: OptimizerSettings, part: PartOptimizerSettings | None) -> dic
     return options(OptimizerSettings(name=settings.name, **given)) if given else {}
 
 
-def optimizer_state(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> dict[str, Any]:
+def optimizer_state(optimizer: Any, groups: Sequence[ParameterGroup]) -> dict[str, Any]:
     """Return the optimizer's state by parameter name, so that it survives a change of what trains."""
     state = optimizer.state
     return {
@@ -63,7 +63,7 @@ def optimizer_state(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> d
     }
 
 
-def group_state(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> dict[str, Any]:
+def group_state(optimizer: Any, groups: Sequence[ParameterGroup]) -> dict[str, Any]:
     """Return what the optimizer keeps by group, by the groups' parts; nothing for most optimizers."""
     found = {
         group.part: {key: live[key] for key in GROUP_STATE if key in live}
@@ -73,7 +73,7 @@ def group_state(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> dict[
 
 
 def load_optimizer_state(
-    optimizer: Optimizer,
+    optimizer: Any,
     groups: Sequence[ParameterGroup],
     saved: dict[str, Any],
     saved_groups: Mapping[str, Any] | None = None,

@@ -23,12 +23,37 @@ class TrainSettings(Settings):
     """Micro-batches per optimizer step: batch_size * gradient_accumulation images, on any number of processes."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Of the computation; weights, optimizer and loss stay in fp32. fp16 scales the loss and needs a GPU."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: about a quarter slower, a fraction of the memory. Same numbers."""
+    gradient_checkpointing: Literal[True, False, "selective"] | None = None
+    """Recompute activations in the backward pass, all or only the largest: slower, smaller. Null: by memory.level."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """Clip the norm of all gradients together to this; null: never."""
     deterministic: bool = False
     """Refuse GPU kernels whose sums depend on timing, so that resume is exact to the bit there too; slower."""
+
+
+class MemorySettings(Settings):
+    """What is given up for room on the device. Levels and figures: docs/memory.md."""
+
+    level: Literal["max_speed", "balanced", "low", "minimal"] = "balanced"
+    """Sets all that is null below, and train.gradient_checkpointing."""
+    weights: Literal["fp32", "bf16"] | None = None
+    """Of what trains, between steps. Updates are computed in fp32."""
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """To bf16: up or down by chance, right on average; nearest loses the small updates, and learns little."""
+    optimizer_state: Literal["fp32", "bf16"] | None = None
+    """Of the optimizer's moments, between steps."""
+    offload_optimizer: bool | None = None
+    """Keep the optimizer's state in CPU memory; each parameter's comes to the device for its step."""
+    frozen: Literal["fp32", "bf16"] | None = None
+    """Of what does not train. Exports hold the rounded weights, unless offload_frozen keeps the whole ones."""
+    offload_frozen: bool | None = None
+    """Keep VAE and frozen text encoders in CPU memory; each module comes to the device for its call."""
+    fused_backward: bool | None = None
+    """Step inside the backward pass and free each gradient at once; with train.max_grad_norm in two passes."""
+    sliced_vae: bool | None = None
+    """Encode and decode the images of a batch one by one."""
+    attention: Literal["auto", "sdpa", "flash", "xformers", "sliced"] = "auto"
+    """How attention is computed; auto is sdpa, PyTorch's best for the device. flash refuses where it cannot run."""
 
 
 class OptimizerSettings(Settings):

@@ -1,6 +1,6 @@
 """`last.ckpt`: one self-contained file that is both a model for other tools and the whole state of a run.
 
-    state_dict    the model under single-file names, float32       what other tools read
+    state_dict    the model under single-file names, in the precision it trains in: what other tools read
     added         what trains beside the model's own tensors, by parameter name: adapters, words, networks
     optimizer     state by parameter name
     optimizer_groups    what some optimizers keep besides, by group (estimates, counts)
@@ -195,6 +195,7 @@ def peek_config(path: Path) -> dict[str, Any]:
 _FREE = (
     "project", "runs_dir", "samples", "trackers", "checkpoints", "model.path", "model.config", "data.workers",
     "data.check", "data.strict", "train.gradient_checkpointing", "preservation.every_steps",
+    "memory.offload_optimizer", "memory.offload_frozen",
 )  # fmt: skip
 _SHOWN = 20
 

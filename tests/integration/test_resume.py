@@ -411,9 +411,9 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
     bad_steps = {2, 4, 5, 6}
     step = [0]
 
-    def poisoned(batch, family, settings, images_per_step):  # type: ignore[no-untyped-def]
+    def poisoned(*step_arguments):  # type: ignore[no-untyped-def]
         step[0] += 1
-        result = original(batch, family, settings, images_per_step)
+        result = original(*step_arguments)
         if step[0] not in bad_steps:
             return result
         per_image = result.per_image_B.clone()

@@ -1,0 +1,59 @@
+"""Networks to where and how they live while training: precision, device, recomputation, attention."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from everydream.errors import ConfigError
+from everydream.formats.files import DTYPES
+from everydream.methods.method import ParameterGroup
+from everydream.models.common import memory as networks_memory
+from everydream.models.family import Family
+from everydream.training.memory import Memory
+
+ENCODERS_OF_PIXELS = ("vae",)
+
+
+def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, device: torch.device) -> None:
+    """Put the networks in place once it is known what trains. Raises ConfigError for what this device cannot do.
+
+    Precision before device, so that the device never holds more than it will. bf16 and fp32 only: fp16 overflows in
+    some VAEs.
+    """
+    trained = {id(parameter) for group in groups for parameter in group.parameters}
+    networks = family.modules()
+    # A denoiser that is frozen has gradients pass through it, so it cannot be away between forward and backward.
+    encoders = {name for name in networks if name in ENCODERS_OF_PIXELS or name.startswith("text_encoder")}
+    away = {name for name in encoders if use.offload_frozen and _is_frozen(networks[name])}
+    for name, network in networks.items():
+        for parameter in network.parameters():
+            precision = use.weights if id(parameter) in trained else use.frozen if name not in away else "fp32"
+            if parameter.is_floating_point() and parameter.dtype != DTYPES[precision]:
+                parameter.data = parameter.data.to(DTYPES[precision])
+        if name in away:
+            networks_memory.keep_off_device(network, device, DTYPES[use.frozen])
+        else:
+            network.to(device)
+    if use.gradient_checkpointing:
+        family.enable_gradient_checkpointing()
+    if use.gradient_checkpointing == "selective":
+        networks_memory.checkpoint_top_blocks(networks.values())
+    if use.sliced_vae:
+        for name in ENCODERS_OF_PIXELS:
+            networks_memory.slice_vae(networks[name])
+    denoisers = [net for name, net in networks.items() if name not in ENCODERS_OF_PIXELS]
+    networks_memory.set_attention(denoisers, use.attention, device)
+
+
+def _is_frozen(network: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def require_one_process(use: Memory, world: int) -> None:
+    """Raise ConfigError where the step inside the backward pass would not know of the other processes' gradients."""
+    if use.fused_backward and world > 1:
+        raise ConfigError(
+            f"memory.fused_backward steps before the gradients of the {world} processes are added up. Set it to false, "
+            "or train in one process."
+        )
