@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: at the demo's size more threads cost more than they give, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-forgetting scoreboard methods test lint docs clean
+.PHONY: demo demo-forgetting scoreboard methods memory test lint docs clean
 
 demo: .venv/.installed
 	$(BIN)/python -m demo.run
@@ -17,6 +17,9 @@ scoreboard: .venv/.installed-docs
 
 methods: .venv/.installed
 	$(BIN)/python -m demo.methods
+
+memory: .venv/.installed
+	$(BIN)/python -m demo.memory
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2

@@ -153,7 +153,7 @@ def prepare(
         state.load_added(groups, checkpoint.added)
         if lost := num_added - len(checkpoint.added):
             changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
-    place(family, groups, use, launch.device)
+    place(family, groups, use, config.train.precision, launch.device)
     last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None)
     export_bytes = export.export_bytes(method, family, config.checkpoints)
     groups = launch.shard(family, groups, config.optimizer.name)

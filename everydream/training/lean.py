@@ -95,6 +95,7 @@ class Lean:
         if parameter in self.state:
             inner.state[whole] = self._fetched(parameter)
         inner.step()
+        inner.param_groups[0]["params"] = []  # or the copy would stay until this group's next update
         whole.grad = None
         generator = torch.Generator(parameter.device)
         generator.manual_seed(derive(self._seed, "rounding", live["updates"], name))

@@ -15,11 +15,10 @@ from everydream.training.memory import Memory
 ENCODERS_OF_PIXELS = ("vae",)
 
 
-def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, device: torch.device) -> None:
+def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precision: str, device: torch.device) -> None:
     """Put the networks in place once it is known what trains. Raises ConfigError for what this device cannot do.
 
-    Precision before device, so that the device never holds more than it will. bf16 and fp32 only: fp16 overflows in
-    some VAEs.
+    Precision before device, so that the device never holds more than it will. `precision` is that of the computation.
     """
     trained = {id(parameter) for group in groups for parameter in group.parameters}
     networks = family.modules()
@@ -28,9 +27,9 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, device:
     away = {name for name in encoders if use.offload_frozen and _is_frozen(networks[name])}
     for name, network in networks.items():
         for parameter in network.parameters():
-            precision = use.weights if id(parameter) in trained else use.frozen if name not in away else "fp32"
-            if parameter.is_floating_point() and parameter.dtype != DTYPES[precision]:
-                parameter.data = parameter.data.to(DTYPES[precision])
+            kept = use.weights if id(parameter) in trained else use.frozen if name not in away else "fp32"
+            if parameter.is_floating_point() and parameter.dtype != DTYPES[kept]:
+                parameter.data = parameter.data.to(DTYPES[kept])
         if name in away:
             networks_memory.keep_off_device(network, device, DTYPES[use.frozen])
         else:
@@ -39,9 +38,11 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, device:
         family.enable_gradient_checkpointing()
     if use.gradient_checkpointing == "selective":
         networks_memory.checkpoint_top_blocks(networks.values())
-    if use.sliced_vae:
-        for name in ENCODERS_OF_PIXELS:
+    for name in ENCODERS_OF_PIXELS:
+        if use.sliced_vae:
             networks_memory.slice_vae(networks[name])
+        if precision == "fp16":
+            networks_memory.keep_whole(networks[name], device)
     denoisers = [net for name, net in networks.items() if name not in ENCODERS_OF_PIXELS]
     networks_memory.set_attention(denoisers, use.attention, device)
 

@@ -31,7 +31,7 @@ def require_shardable(optimizer: str) -> None:
     """Raise ConfigError for an optimizer that would step parts of weights otherwise than whole ones."""
     if optimizer not in _OPTIMIZERS:
         raise ConfigError(
-            f"optimizer.name: {optimizer} does not go with FSDP, which gives each process a part of every weight, where "
+            f"optimizer.name: {optimizer} does not go with FSDP, which gives each process a part of every weight; "
             f"it needs whole ones. Use {', '.join(_OPTIMIZERS)}, or plain data parallelism."
         )
 

@@ -9,7 +9,7 @@ from tiny import make_pipeline
 from torch import nn
 
 from everydream.errors import ConfigError
-from everydream.models.common.memory import checkpoint_top_blocks, keep_off_device, set_attention, slice_vae
+from everydream.models.common.memory import checkpoint_top_blocks, keep_off_device, keep_whole, set_attention, slice_vae
 
 CPU = torch.device("cpu")
 
@@ -98,6 +98,17 @@ def test_sliced_attention_gives_the_same_numbers(pipeline: Any) -> None:
         kinds = {type(processor).__name__ for processor in unet.attn_processors.values()}
         torch.testing.assert_close(unet(x, torch.tensor([5, 9]), text).sample, expected, atol=1e-5, rtol=1e-5)
     assert kinds == {"SlicedAttnProcessor"}
+
+
+def test_a_vae_kept_whole_computes_in_its_own_precision(pipeline: Any) -> None:
+    vae, pixels = pipeline.vae, torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = vae.encode(pixels).latent_dist.mean
+        with torch.autocast("cpu", torch.bfloat16):
+            assert vae.encode(pixels).latent_dist.mean.dtype == torch.bfloat16
+            keep_whole(vae, CPU)
+            assert torch.equal(vae.encode(pixels).latent_dist.mean, whole)
+            assert vae.decode(whole).sample.dtype == torch.float32
 
 
 def test_a_sliced_vae_gives_the_same_latents(pipeline: Any) -> None:

@@ -81,6 +81,12 @@ def _moved(value: Any, device: torch.device) -> Any:
     return type(value)(_moved(item, device) for item in value) if type(value) in (tuple, list) else value
 
 
+def keep_whole(network: Any, device: torch.device) -> None:
+    """Let a VAE compute in its own precision whatever autocast says: fp16 overflows in some, and gives black images."""
+    for verb in ("encode", "decode"):
+        setattr(network, verb, torch.autocast(device.type, enabled=False)(getattr(network, verb)))
+
+
 def slice_vae(network: nn.Module) -> None:
     """Encode and decode the images of a batch one after the other, where the network can."""
     slicing = getattr(network, "enable_slicing", None)
