@@ -26,6 +26,7 @@ from everydream.plan import Planned, plan_run, require_fitting_buckets
 from everydream.report import describe_end, describe_plan
 from everydream.sampling.sampler import require_sampler
 from everydream.training import export, metrics, runs, state
+from everydream.training.accumulating import Accumulator
 from everydream.training.blocks import split_by_blocks
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
@@ -71,7 +72,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     base = checkpoint.base if checkpoint is not None else {}
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
-    display.say(describe_plan(planned, trainee, launch.describe(limits(planned).images_per_step), launch.device))
+    display.say(describe_plan(planned, trainee, launch.describe(images_per_step(config)), launch.device))
     for line in changed:
         display.say(f"Changed since the checkpoint: {line}")
     run = launch.from_main(open_run(config, resume, progress, trainee) if launch.is_main else Path())
@@ -95,14 +96,21 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         collaborators = Collaborators(
             launch=launch,
-            family=trainee.family,
             groups=trainee.groups,
             optimizer=stepping,
             clip=stepping.clip if isinstance(stepping, Lean) else launch.clip,
-            fused=fused_backward(trainee, config),
+            accumulator=Accumulator(
+                launch,
+                trainee.family,
+                config.loss,
+                config.timesteps,
+                images_per_step(config),
+                fused_backward(trainee, config),
+                lambda: stepping.zero_grad(set_to_none=True),
+                events,
+                display.say,
+            ),
             ema=trainee.ema,
-            loss=config.loss,
-            timesteps=config.timesteps,
             lr_at=lambda step: lr_factor(config.lr_schedule, step, planned.total_steps),
             plan=planned.epoch,
             load=piece_loader(planned, launch),
@@ -262,10 +270,10 @@ def piece_loader(planned: Planned, launch: Launch) -> Callable[[EpochPlan, int],
 
 def limits(planned: Planned) -> Limits:
     """Return how far the loop goes."""
-    train_settings = planned.config.train
-    return Limits(
-        epochs=train_settings.epochs,
-        total_steps=planned.total_steps,
-        images_per_step=train_settings.batch_size * train_settings.gradient_accumulation,
-        max_grad_norm=train_settings.max_grad_norm,
-    )
+    settings = planned.config.train
+    return Limits(settings.epochs, planned.total_steps, settings.max_grad_norm)
+
+
+def images_per_step(config: RunConfig) -> int:
+    """Return what an optimizer step sees, on all processes together."""
+    return config.train.batch_size * config.train.gradient_accumulation

@@ -162,6 +162,15 @@ class Batch:
         """Return the masks at the size of the latents: the share of each latent's pixels that they cover."""
         return None if self.mask_B1HW is None else functional.adaptive_avg_pool2d(self.mask_B1HW, latent_hw)
 
+    def part(self, first: int, last: int) -> "Batch":
+        """Return the images from `first` up to `last`."""
+        some = slice(first, last)
+        return Batch(
+            self.pixels_BCHW[some], self.captions[some], self.crops[some], self.loss_scale_B[some], self.seeds[some],
+            self.keys[some], len(range(self.num_real)[some]), self.places[some],
+            None if self.mask_B1HW is None else self.mask_B1HW[some],
+        )  # fmt: skip
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`."""
         return replace(

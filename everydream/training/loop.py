@@ -13,19 +13,16 @@ import torch
 
 from everydream.data.loader import Loaded
 from everydream.data.plan import draws_of_step
-from everydream.diffusion.settings import LossSettings, TimestepSettings
 from everydream.errors import TrainingError
 from everydream.methods.method import ParameterGroup
-from everydream.models.family import Family
-from everydream.step import training_step
+from everydream.training.accumulating import Accumulator, Gathered, Pending
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.ema import Ema
-from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
 from everydream.training.metrics import Events, JsonLines
 from everydream.training.signals import StopRequest
-from everydream.types import EpochPlan, Progress, Rejection, StepResult
+from everydream.types import EpochPlan, Progress
 
 _MAX_BAD_STEPS = 3
 _MAX_UNSCALED_STEPS = 100
@@ -39,16 +36,12 @@ class Collaborators:
     """Everything the loop calls; made by `everydream.train`, in its order."""
 
     launch: Launch
-    family: Family
     groups: Sequence[ParameterGroup]
     optimizer: Any
     clip: Callable[[Sequence[torch.nn.Parameter], float | None], float]
     """Clips all gradients together; returns their norm before."""
-    fused: FusedBackward | None
-    """Steps inside the backward pass; None: after it."""
+    accumulator: Accumulator
     ema: Ema | None
-    loss: LossSettings
-    timesteps: TimestepSettings
     lr_at: Callable[[int], float]
     """Step -> factor on every group's peak rate."""
     plan: Callable[[int], EpochPlan]
@@ -78,45 +71,7 @@ class Limits:
 
     epochs: int
     total_steps: int
-    images_per_step: int
     max_grad_norm: float | None
-
-
-@dataclass
-class _Pending:
-    """What the micro-batches of the step under way have given so far, on this process."""
-
-    losses: list[torch.Tensor]
-    keys: list[str]
-    failed: list[Rejection]
-
-    def gather(self, launch: Launch, stop: int | None) -> "_Gathered":
-        """Return what all processes have, as plain numbers."""
-        losses = torch.cat(self.losses).tolist()
-        everyone = launch.gather((losses, self.keys, self.failed, stop))
-        return _Gathered(
-            losses=[loss for part in everyone for loss in part[0]],
-            keys=[key for part in everyone for key in part[1]],
-            failed=[rejection for part in everyone for rejection in part[2]],
-            stop=next((part[3] for part in everyone if part[3] is not None), None),
-        )
-
-
-@dataclass(frozen=True)
-class _Gathered:
-    losses: list[float]
-    keys: list[str]
-    failed: list[Rejection]
-    stop: int | None
-
-    def not_finite(self) -> list[str]:
-        """Return the images whose loss is not a number."""
-        return sorted({k for k, loss in zip(self.keys, self.losses, strict=True) if not math.isfinite(loss)})
-
-    @property
-    def mean(self) -> float:
-        """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
-        return math.fsum(self.losses) / len(self.losses)
 
 
 def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress, int | None]:
@@ -129,15 +84,15 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
     before_bad, bad_in_a_row, unscaled_in_a_row = progress, 0, 0
     while progress.epoch < limits.epochs and progress.step < limits.total_steps:
         plan = c.plan(progress.epoch)
-        pending = _Pending([], [], [])
+        pending = Pending()
         for loaded in c.load(plan, progress.step_in_epoch):
-            if not pending.losses:
+            if not pending.loaded:
                 _set_learning_rates(c, progress)
-            _accumulate(c, loaded, limits, pending, progress.epoch)
+            c.accumulator.add(loaded, pending, progress.epoch)
             if not loaded.piece.is_last_of_step:
                 continue
             gathered = pending.gather(c.launch, c.stop.signal)
-            pending = _Pending([], [], [])
+            pending = Pending()
             norm, skipped = _optimize(c, limits, gathered, progress.epoch)
             ended = progress.step_in_epoch + 1 == plan.num_steps
             after = _advance(progress, draws_of_step(plan, progress.step_in_epoch)[1] - len(gathered.failed), ended)
@@ -169,32 +124,13 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
     return progress, None
 
 
-def _accumulate(c: Collaborators, loaded: Loaded, limits: Limits, pending: _Pending, epoch: int) -> None:
-    """Add one micro-batch's gradients."""
-    batch = loaded.batch.to(c.launch.device)
-
-    def compute() -> StepResult:
-        with c.launch.autocast():
-            return training_step(batch, c.family, c.loss, limits.images_per_step, c.timesteps)
-
-    with c.launch.micro_batch(loaded.piece.is_last_of_step):
-        result = compute()
-        if c.fused is None:
-            c.launch.backward(result.loss)
-        elif batch.num_real:
-            c.fused.run(result.loss, lambda: compute().loss, epoch, c.launch.backward)
-    pending.losses.append(result.per_image_B[: batch.num_real])
-    pending.keys += batch.keys[: batch.num_real]
-    pending.failed += loaded.failed
-
-
 def _set_learning_rates(c: Collaborators, progress: Progress) -> None:
     factor = c.lr_at(progress.step)
     for group, live in zip(c.groups, c.optimizer.param_groups, strict=True):
         live["lr"] = group.lr * factor if group.trains_in(progress.epoch) else 0.0
 
 
-def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered, epoch: int) -> tuple[float | None, str | None]:
+def _optimize(c: Collaborators, limits: Limits, gathered: Gathered, epoch: int) -> tuple[float | None, str | None]:
     """Clip and step; return the gradient norm, or why the step was skipped and nothing changed."""
     for group in c.groups:
         if not group.trains_in(epoch):
@@ -204,8 +140,8 @@ def _optimize(c: Collaborators, limits: Limits, gathered: _Gathered, epoch: int)
     if not gathered.losses:
         c.optimizer.zero_grad(set_to_none=True)
         return None, NO_IMAGES
-    if c.fused is not None:
-        return (c.fused.norm, None) if math.isfinite(c.fused.norm) else (None, NOT_FINITE)
+    if (fused := c.accumulator.fused) is not None:
+        return (fused.norm, None) if math.isfinite(fused.norm) else (None, NOT_FINITE)
     norm = c.clip([p for group in c.groups for p in group.parameters], limits.max_grad_norm)
     sound = all(math.isfinite(loss) for loss in gathered.losses)
     # Under fp16 an overflow of the scaled gradients is ordinary: the scaler skips the step by itself and adapts.
@@ -227,7 +163,7 @@ def _advance(progress: Progress, images: int, epoch_ended: bool) -> Progress:
 
 
 def _report(
-    c: Collaborators, before: Progress, after: Progress, gathered: _Gathered, norm: float | None, skipped: str | None
+    c: Collaborators, before: Progress, after: Progress, gathered: Gathered, norm: float | None, skipped: str | None
 ) -> None:
     """Write the step's line, tell the trackers, the bar and, where something went wrong, the user."""
     if not c.launch.is_main:
@@ -286,7 +222,7 @@ def _look(c: Collaborators, step: int, *, preserve: bool, sample: bool) -> None:
         c.launch.wait()
 
 
-def _bad_message(skipped: str | None, saved: Progress, unsaved: str | None, gathered: _Gathered) -> str:
+def _bad_message(skipped: str | None, saved: Progress, unsaved: str | None, gathered: Gathered) -> str:
     kept = unsaved or f"last.ckpt is from step {saved.step}, with the weights from before the first of them"
     return (
         f"Too many steps in a row were skipped ({skipped}), so the run was stopped. {kept}. "

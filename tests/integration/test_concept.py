@@ -69,9 +69,9 @@ def test_from_photos_to_a_model(teach: Callable[..., Any], tmp_path: Path) -> No
 def test_stopped_and_taken_up_by_the_same_command(
     teach: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everydream.training import loop
+    from everydream.training import accumulating
 
-    original, calls = loop.training_step, [0]
+    original, calls = accumulating.training_step, [0]
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
@@ -79,7 +79,7 @@ def test_stopped_and_taken_up_by_the_same_command(
             signal.raise_signal(signal.SIGTERM)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "training_step", stopping)
+    monkeypatch.setattr(accumulating, "training_step", stopping)
     assert "The same command goes on" in teach(check=130).stderr
     assert not (tmp_path / "bill" / "bill.safetensors").exists()
     teach()

@@ -10,6 +10,7 @@ from conftest import metrics_of, train_here
 from integration.test_resume import Killed, die_after, digest
 from safetensors.torch import load_file
 
+from everydream.training import accumulating
 from everydream.training.runs import find_checkpoint
 
 WORDS = {"words": [{"token": "<thing>", "vectors": 2, "init": "dog"}]}
@@ -47,9 +48,7 @@ def test_killed_and_resumed_to_the_bit(teach: Callable[..., Path], monkeypatch: 
     config = teach(**METHODS[name], checkpoints={"every_steps": 2, "keep": 2})
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        from everydream.training import loop
-
-        die_after(patch, loop, "training_step", 5)
+        die_after(patch, accumulating, "training_step", 5)
         with pytest.raises(Killed):
             train_here(config)
     last = find_checkpoint("auto", straight.parent, "trial")

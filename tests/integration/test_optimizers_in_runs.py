@@ -25,12 +25,12 @@ def digest(run: Path) -> tuple[str, str]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, config: Path, calls: int) -> Path:
     """Train until the process ends without another word in the micro-batch after so many; return its last.ckpt."""
-    from everydream.training import loop
+    from everydream.training import accumulating
 
     class Killed(BaseException):
         pass
 
-    original, count = loop.training_step, [0]
+    original, count = accumulating.training_step, [0]
 
     def dying(*arguments: Any) -> Any:
         count[0] += 1
@@ -39,7 +39,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, config: Path, calls: int) -> Path:
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", dying)
+        patch.setattr(accumulating, "training_step", dying)
         with pytest.raises(Killed):
             train_here(config)
     last = find_checkpoint("auto", config.parent / "runs", "trial")

@@ -78,7 +78,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(
     project: Project, monkeypatch: pytest.MonkeyPatch, kill_at: int, every_steps: int | None
 ) -> None:
     """Measurements included: those after the last save are taken back and made again against the same base."""
-    from everydream.training import loop
+    from everydream.training import accumulating
 
     config = project(
         preservation={**HELD_OUT, "every_steps": every_steps}, checkpoints={"every_steps": 2 if kill_at > 1 else 1},
@@ -86,7 +86,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(
     )  # fmt: skip
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        original, count = loop.training_step, [0]
+        original, count = accumulating.training_step, [0]
 
         def dying(*arguments: Any) -> Any:
             count[0] += 1
@@ -94,7 +94,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(
                 raise KeyboardInterrupt
             return original(*arguments)
 
-        patch.setattr(loop, "training_step", dying)
+        patch.setattr(accumulating, "training_step", dying)
         with pytest.raises(KeyboardInterrupt):
             train_here(config)
     last = find_checkpoint("auto", straight.parent, "trial")
@@ -256,18 +256,18 @@ def test_an_image_that_cannot_be_read_any_more_is_named_and_left_out(
 def test_a_run_stopped_before_its_first_step_measures_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three bad steps at the start leave a last.ckpt of step 0, from which the run goes on."""
     from everydream.errors import TrainingError
-    from everydream.training import loop
+    from everydream.training import accumulating
 
     config = project(preservation=HELD_OUT)
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        original = loop.training_step
+        original = accumulating.training_step
 
         def bad(*arguments: Any) -> Any:
             found = original(*arguments)
             return type(found)(found.loss * float("nan"), found.per_image_B * float("nan"), found.t_B, found.keys)
 
-        patch.setattr(loop, "training_step", bad)
+        patch.setattr(accumulating, "training_step", bad)
         with pytest.raises(TrainingError):
             train_here(config)
     last = find_checkpoint("auto", straight.parent, "trial")

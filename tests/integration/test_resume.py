@@ -15,6 +15,7 @@ from conftest import ROOT, metrics_of, run_cli, train_here
 
 from everydream.errors import ResumeError, TrainingError
 from everydream.formats import atomic, files
+from everydream.training import accumulating, loop
 from everydream.training.metrics import cut_after
 from everydream.training.runs import find_checkpoint, run_of
 from everydream.training.state import read_checkpoint
@@ -66,9 +67,7 @@ def test_killed_between_steps_and_resumed_is_the_same_to_the_bit(
     )
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        from everydream.training import loop
-
-        die_after(patch, loop, "training_step", kill_at)
+        die_after(patch, accumulating, "training_step", kill_at)
         with pytest.raises(Killed):
             train_here(config)
     last = find_checkpoint("auto", straight.parent, "trial")
@@ -177,7 +176,6 @@ def test_stopped_by_a_signal_and_resumed_is_the_same_to_the_bit(
 
     config = project()
     straight = train_here(config)
-    from everydream.training import loop
 
     original, steps = loop._advance, [0]
 
@@ -233,7 +231,6 @@ def test_a_resume_says_where_it_goes_on_and_whether_to_the_bit(
 def test_a_stop_in_the_last_step_is_a_finished_run_with_its_export(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everydream.training import loop
 
     original, steps = loop._advance, [0]
 
@@ -405,9 +402,7 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Defect 9's guard: the images are named, the step is skipped, nothing is trained on."""
-    from everydream.training import loop
-
-    original = loop.training_step
+    original = accumulating.training_step
     bad_steps = {2, 4, 5, 6}
     step = [0]
 
@@ -420,7 +415,7 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
         per_image[0] = float("nan")
         return type(result)(result.loss * float("nan"), per_image, result.t_B, result.keys)
 
-    monkeypatch.setattr(loop, "training_step", poisoned)
+    monkeypatch.setattr(accumulating, "training_step", poisoned)
     with pytest.raises(TrainingError, match=r"Too many steps in a row.*\(loss or.*last\.ckpt is from step 3"):
         train_here(project(train={"epochs": 3}))
     last = find_checkpoint("auto", project().parent / "runs", "trial")
@@ -447,8 +442,8 @@ def test_a_second_ctrl_c_leaves_at_once(project: Project, tmp_path: Path) -> Non
     time.sleep(1)
     assert process.poll() is None, "the first waits for what is under way"
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT
+    said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT, said
 
 
 def test_verify_resume_finds_a_difference(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,147 @@
+"""The gradients of one step, micro-batch by micro-batch; and smaller ones where memory does not suffice."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from everydream.data.loader import Loaded
+from everydream.diffusion.settings import LossSettings, TimestepSettings
+from everydream.errors import TrainingError
+from everydream.models.family import Family
+from everydream.step import training_step
+from everydream.training.fused import FusedBackward
+from everydream.training.launch import Launch
+from everydream.training.metrics import Events
+from everydream.types import Batch, Rejection, StepResult
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a step gave, over all processes."""
+
+    losses: list[float]
+    keys: list[str]
+    failed: list[Rejection]
+    stop: int | None
+
+    def not_finite(self) -> list[str]:
+        """Return the images whose loss is not a number."""
+        return sorted({k for k, loss in zip(self.keys, self.losses, strict=True) if not math.isfinite(loss)})
+
+    @property
+    def mean(self) -> float:
+        """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
+        return math.fsum(self.losses) / len(self.losses)
+
+
+@dataclass
+class Pending:
+    """What the micro-batches of the step under way have given so far, on this process."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+    def gather(self, launch: Launch, stop: int | None) -> Gathered:
+        """Return what all processes have, as plain numbers."""
+        keys = [key for loaded in self.loaded for key in loaded.batch.keys[: loaded.batch.num_real]]
+        failed = [rejection for loaded in self.loaded for rejection in loaded.failed]
+        everyone = launch.gather((torch.cat(self.losses).tolist(), keys, failed, stop))
+        return Gathered(
+            losses=[loss for part in everyone for loss in part[0]],
+            keys=[key for part in everyone for key in part[1]],
+            failed=[rejection for part in everyone for rejection in part[2]],
+            stop=next((part[3] for part in everyone if part[3] is not None), None),
+        )
+
+
+@dataclass
+class Accumulator:
+    """Adds up gradients. Where a bucket's micro-batches do not fit into memory, they go in parts from then on."""
+
+    launch: Launch
+    family: Family
+    loss: LossSettings
+    timesteps: TimestepSettings
+    images_per_step: int
+    fused: FusedBackward | None
+    """Steps inside the backward pass; None: after it."""
+    drop_gradients: Callable[[], None]
+    events: Events
+    say: Callable[[str], None]
+    largest: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(height, width) in pixels -> how many images of this size go through at a time; where it is less than all."""
+
+    def add(self, loaded: Loaded, pending: Pending, epoch: int) -> None:
+        """Add one micro-batch's gradients. Raises TrainingError if not even one image fits into memory."""
+        pending.loaded.append(loaded)
+        todo = [loaded]
+        while (too_large := self._try(todo, pending, epoch)) is not None:
+            self._make_smaller(too_large)
+            # Some of its gradients may have been added before memory ended: the step begins anew.
+            self.drop_gradients()
+            pending.losses.clear()
+            todo = pending.loaded
+
+    def _try(self, todo: Sequence[Loaded], pending: Pending, epoch: int) -> Batch | None:
+        """Add the micro-batches; return the one that memory did not suffice for, if there is one."""
+        for loaded in todo:
+            try:
+                with self.launch.micro_batch(loaded.piece.is_last_of_step):
+                    pending.losses += [self._add(part, epoch) for part in self._parts(loaded.batch)]
+            except torch.OutOfMemoryError:
+                return loaded.batch
+        return None
+
+    def _add(self, batch: Batch, epoch: int) -> torch.Tensor:
+        """Go forward and back; return the losses of the real images."""
+        batch = batch.to(self.launch.device)
+
+        def compute() -> StepResult:
+            with self.launch.autocast():
+                return training_step(batch, self.family, self.loss, self.images_per_step, self.timesteps)
+
+        result = compute()
+        if self.fused is None:
+            self.launch.backward(result.loss)
+        elif batch.num_real:
+            self.fused.run(result.loss, lambda: compute().loss, epoch, self.launch.backward)
+        return result.per_image_B[: batch.num_real]
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        size = self.largest.get(_pixels(batch), len(batch.seeds))
+        return [batch.part(first, first + size) for first in range(0, len(batch.seeds), size)]
+
+    def _make_smaller(self, batch: Batch) -> None:
+        """Halve what goes through at a time at this size; images weigh the same wherever they fall."""
+        height, width = _pixels(batch)
+        size = min(self.largest.get((height, width), len(batch.seeds)), len(batch.seeds))
+        if size == 1 or self.launch.world > 1 or self.fused is not None:
+            raise TrainingError(_advice(batch, size, self.launch.world, self.fused is not None))
+        self.largest[height, width] = (size + 1) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        told = f"Out of memory with {size} images of {width}x{height}: from now on {(size + 1) // 2} of them at a time"
+        self.events.note("out of memory", width=width, height=height, images=size, now=(size + 1) // 2)
+        self.say(f"{told}; the batch stays what it is.")
+
+
+def _pixels(batch: Batch) -> tuple[int, int]:
+    return batch.pixels_BCHW.shape[-2], batch.pixels_BCHW.shape[-1]
+
+
+def _advice(batch: Batch, size: int, world: int, is_fused: bool) -> str:
+    height, width = _pixels(batch)
+    why = "not even one image fits" if size == 1 else f"{size} images of {width}x{height} do not fit"
+    if size > 1:
+        why += (
+            ", and with memory.fused_backward, which steps as it goes, a batch cannot be begun anew"
+            if is_fused
+            else f", and with {world} processes one of them cannot begin a step anew"
+        )
+    return (
+        f"Out of memory at {width}x{height}: {why}. Nothing is lost but the steps since the last save. Lower "
+        "data.resolution or train.batch_size (with more train.gradient_accumulation), choose memory.level: low or "
+        "minimal, or see what takes it: everydream preflight."
+    )
