@@ -7,12 +7,25 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from everydream.models.common import text_keys
 from everydream.models.common.tokenizer_files import packaged_files, write_files
@@ -70,6 +83,52 @@ def _make_sdxl(scheduler: Any) -> Any:
         text_encoder_2=second, tokenizer=tokenizer(), tokenizer_2=tokenizer("sd2"), unet=unet, scheduler=scheduler,
         add_watermarker=False,
     )  # fmt: skip
+
+
+def t5_tokenizer() -> Any:
+    """Return a T5 tokenizer that knows the letters."""
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz,.<>"]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
+
+
+def make_flow_pipeline(kind: str, seed: int = 0, t5: bool = True, guidance: bool = True) -> Any:
+    """Return a StableDiffusion3Pipeline (sd3) or FluxPipeline (flux) with random weights."""
+    torch.manual_seed(seed)
+    vae = make_vae(1.5, shift_factor=0.06, latent_channels=4, use_quant_conv=False, use_post_quant_conv=False)
+    encoder = T5EncoderModel(
+        T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=34, dropout_rate=0.0)
+    ).eval()
+    if kind == "sd3":
+        transformer = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+            joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
+            pos_embed_max_size=16,
+        )  # fmt: skip
+        return StableDiffusion3Pipeline(
+            transformer=_unzeroed(transformer), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            text_encoder=CLIPTextModelWithProjection(text_config(8, "quick_gelu", 8)), tokenizer=tokenizer(),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(16, "gelu", 16)), tokenizer_2=tokenizer("sd2"),
+            text_encoder_3=encoder if t5 else None, tokenizer_3=t5_tokenizer() if t5 else None,
+        )  # fmt: skip
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=guidance, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=4, max_image_seq_len=64
+    )
+    return FluxPipeline(
+        transformer=_unzeroed(transformer), vae=vae, scheduler=scheduler, text_encoder_2=encoder,
+        tokenizer_2=t5_tokenizer(), text_encoder=CLIPTextModel(text_config(32, "quick_gelu")), tokenizer=tokenizer(),
+    )  # fmt: skip
+
+
+def _unzeroed(network: Any) -> Any:
+    """Return a network whose zero weights are not: what starts at zero could hide a wrong input."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network
 
 
 def make_vae(scaling_factor: float, **changes: Any) -> AutoencoderKL:

@@ -14,7 +14,7 @@ from everydream.methods.settings import TextEncoderSettings, UNetSettings
 from everydream.models.family import Family
 from everydream.models.write import write_model
 
-_SHORTHANDS = {"attention": ("*.attn1", "*.attn2"), "cross_attention": ("*.attn2",)}
+_SHORTHANDS = {"attention": ("*.attn1", "*.attn2", "*.attn"), "cross_attention": ("*.attn2",)}
 
 
 class Full:

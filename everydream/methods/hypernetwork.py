@@ -45,6 +45,11 @@ class Hypernetwork:
     def attach(self, family: Family, seed: int, captions: Sequence[str]) -> list[ParameterGroup]:
         """Put the networks before keys and values; they alone train. See `Method.attach`."""
         freeze(family)
+        if family.denoiser != "unet":
+            raise ConfigError(
+                f"method: hypernetwork puts networks into a UNet's attention, and this {family.name} model has none. "
+                "Use method: lora."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "hypernetwork"))
             networks = self._new(family)

@@ -19,8 +19,8 @@ from everydream.models.family import Family
 from everydream.seeding import derive
 
 _OF_TARGET = {
-    "attention": (".attn1.", ".attn2.", ".self_attn."),
-    "feed_forward": (".ff.", ".mlp.", ".proj_in.", ".proj_out."),
+    "attention": (".attn1.", ".attn2.", ".attn.", ".self_attn."),
+    "feed_forward": (".ff.", ".ff_context.", ".mlp.", ".proj_mlp.", ".proj_in.", ".proj_out."),
     "convolution": (".resnets.", ".downsamplers.", ".upsamplers."),
 }
 """What the name of a layer holds, by target; the same modules that kohya's and LyCORIS's networks choose."""
@@ -43,6 +43,11 @@ class Lora:
         for part, section in texts.items():
             rate = section.lr if section.lr is not None else self._settings.text_encoder.lr
             chosen.append((part, rate, section.epochs, text_modules(family, part, section)))
+        if deaf := [part for part in texts if part in family.usually_frozen]:
+            raise ConfigError(
+                f"{deaf[0]}: no tool reads an adapter of this {family.name} model's T5, so it cannot train under "
+                "method: lora. Take the section out."
+            )
         skipped = [module for part in family.text_parts for module in family.unused_text_modules(part)]
         unused = {id(module) for outer in skipped for module in outer.modules()}
         groups = []
@@ -60,7 +65,9 @@ class Lora:
         return groups
 
     def exported(self, family: Family) -> StateDict:
-        """Return the adapter under kohya's names."""
+        """Return the adapter under the names that other tools expect of the family: kohya's or diffusers'."""
+        if family.adapter_names == "diffusers":
+            return adapters.to_diffusers(_adapter(family))
         names = {module: theirs for module, (theirs, _) in family.adapter_weights().items()}
         return adapters.to_kohya(_adapter(family), names)
 

@@ -30,6 +30,12 @@ class Family(Protocol):
     """Those of them that train only where a section of their own says so."""
     word_parts: tuple[str, ...]
     """Those of them that can learn words."""
+    formats: tuple[str, ...]
+    """Those of `models.write` that it can be written in."""
+    adapter_names: str
+    """Whose names its adapter files have: kohya's or diffusers'."""
+    guides_itself: bool
+    """Whether the network takes the guidance scale as an input, in the place of a second prediction."""
     spatial_factor: int
     """Pixels per latent, along a side."""
     side_multiple: int

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from everydream.errors import ConfigError
 from everydream.formats.atomic import atomic_folder
 from everydream.formats.files import METADATA_KEY, cast_floating, json_metadata, write_pickle, write_safetensors
 from everydream.models.family import Family
@@ -14,9 +15,19 @@ from everydream.models.family import Family
 def write_model(family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> Path:
     """Write the model as `stem` with the format's ending (a diffusers folder has none); return the path.
 
-    Floating tensors are cast to `dtype`.
+    Floating tensors are cast to `dtype`. Raises ConfigError for a format that the family does not have.
     """
+    require_format(family, format_name)
     return WRITERS[format_name](family, stem, dtype)
+
+
+def require_format(family: Family, format_name: str) -> None:
+    """Raise ConfigError for a format that the family cannot be written in."""
+    if format_name not in family.formats:
+        raise ConfigError(
+            f"A {family.name} model is written as {', '.join(family.formats)} only, not as {format_name}: its single "
+            "files have other names, which are not converted. Set checkpoints.formats, or name a folder."
+        )
 
 
 def _safetensors(family: Family, stem: Path, dtype: torch.dtype) -> Path:

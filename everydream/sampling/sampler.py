@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -82,9 +83,11 @@ def _denoise(
     # Flow schedulers start from plain noise, and take the latents as they are.
     x: torch.Tensor = noise_BCHW.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     scaled = getattr(scheduler, "scale_model_input", lambda x, _: x)
-    guided = guidance != 1.0
+    guided = guidance != 1.0 and not family.guides_itself
     texts = [*prompts, *[negative] * len(prompts)] if guided else list(prompts)
     conditioning = family.encode_text(texts, [crop] * len(texts))
+    if family.guides_itself:
+        conditioning = replace(conditioning, guidance_B=torch.full((len(texts),), guidance, device=device))
     for t in scheduler.timesteps:
         inputs = scaled(torch.cat([x, x]) if guided else x, t)
         prediction = family.predict(inputs, t.expand(len(inputs)), conditioning).float()

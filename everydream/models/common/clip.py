@@ -72,8 +72,8 @@ class Clip:
             renamed = getattr(self.encoder, "activation_checkpointing_enable", None)
             (renamed or self.encoder.gradient_checkpointing_enable)({"use_reentrant": False})
 
-    def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return (tokens (B, chunks * L, D), the projected end of the first chunk (B, P), None without projection).
+    def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (tokens (B, chunks * L, D), the end of the first chunk (B, P), projected if there is a projection).
 
         A skip of n takes the output of the n-th layer from the end, as NovelAI and the tools that followed it do.
         """
@@ -86,8 +86,9 @@ class Clip:
         tokens_BLD: torch.Tensor = output.last_hidden_state if is_last else output.hidden_states[-1 - skip]
         if normed and not is_last:
             tokens_BLD = self.final_norm()(tokens_BLD)
+        pooled_BP: torch.Tensor = output.text_embeds if self.has_projection else output.pooler_output
         tokens_BLD = tokens_BLD.reshape(len(captions), -1, tokens_BLD.shape[-1])
-        return tokens_BLD, output.text_embeds[:: self.reading.chunks] if self.has_projection else None
+        return tokens_BLD, pooled_BP[:: self.reading.chunks]
 
     def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
         """Return ids (B * chunks, L): each chunk of a caption between its own begin and end, padded.

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, T5Config
 
 from everydream.formats.files import StateDict, cast_floating, write_safetensors
 from everydream.models.common import text_keys, tokenizer_files
@@ -38,6 +38,15 @@ def write_clip(folder: Path, encoder: Any, dtype: torch.dtype) -> Entry:
     config.architectures = [type(encoder).__name__]
     config.save_pretrained(folder)
     _save(folder / "model.safetensors", text_keys.with_level(own_state(encoder)), dtype)
+    return ["transformers", type(encoder).__name__]
+
+
+def write_t5(folder: Path, encoder: Any, state: StateDict, dtype: torch.dtype) -> Entry:
+    """Write a T5 text encoder."""
+    config = T5Config(**plain_config(encoder.config.to_diff_dict()))
+    config.architectures = [type(encoder).__name__]
+    config.save_pretrained(folder)
+    _save(folder / "model.safetensors", state, dtype)
     return ["transformers", type(encoder).__name__]
 
 

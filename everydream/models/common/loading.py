@@ -14,26 +14,31 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from everydream.errors import ConfigError, FormatError
 from everydream.formats.files import METADATA_KEY, StateDict, read_file
-from everydream.models.common import infer, schedules, tokenizer_files
+from everydream.models.common import flow, infer, schedules, tokenizer_files
 from everydream.models.common.building import build_parts
+from everydream.models.common.flow import FlowKind, FlowParts, folder_parts
 from everydream.models.common.kinds import Config, Kind, Parts
 from everydream.models.common.layout import UNET_PREFIX
 from everydream.models.settings import is_hub_id
 
 _FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
 _KNOWN = "Stable Diffusion 1.x, 2.x and XL"
+_FOLDERS = "Stable Diffusion 1.x, 2.x, XL and 3, and Flux.1"
 _REFINER = "is SDXL's refiner, which has one text encoder and is trained on little noise only; use the base model."
 Families = Mapping[str, ModuleType]
 
 
-def load_folder(folder: Path, families: Families) -> tuple[str, Parts]:
+def load_folder(folder: Path, families: Families) -> tuple[str, Parts | FlowParts]:
     """Return (family name, parts) of a diffusers folder. Raises FormatError for any that is no family's."""
     index = _read_json(folder / "model_index.json")
     name = _family_of_folder(folder, index, families)
-    kind: Kind = families[name].KIND
-    classes = {"unet": UNet2DConditionModel, **{text.part: text.network for text in kind.texts}, "vae": AutoencoderKL}
+    kind: Kind | FlowKind = families[name].KIND
     try:
-        networks = {part: _pretrained(network, folder / part) for part, network in classes.items()}
+        if isinstance(kind, FlowKind):
+            return name, folder_parts(kind, folder, index, _pretrained)
+        parts = ("unet", *(text.part for text in kind.texts), "vae")
+        classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **{t.part: t.network for t in kind.texts}}
+        networks = {part: _pretrained(classes[part], folder / part) for part in parts}
     except FormatError:
         raise
     except Exception as error:  # three libraries read here what others wrote, and each has errors of its own
@@ -52,10 +57,13 @@ def _family_of_folder(folder: Path, index: Config, families: Families) -> str:
     fitting = {name: module for name, module in families.items() if pipeline in module.PIPELINES}
     if not fitting:
         raise FormatError(
-            f"{folder} is a {pipeline}, and the families that can be trained so far are {_KNOWN}. "
+            f"{folder} is a {pipeline}, and the families that can be trained so far are {_FOLDERS}. "
             "Point model.path at one of those."
         )
-    if any(index.get(text.part) == [None, None] for module in fitting.values() for text in module.KIND.texts):
+    module = next(iter(fitting.values()))
+    if isinstance(module.KIND, FlowKind):
+        return next(iter(fitting))
+    if any(index.get(text.part) == [None, None] for text in module.KIND.texts):
         raise FormatError(f"{folder} {_REFINER}")
     unet = _read_json(folder / "unet" / "config.json")
     return next(name for name, module in fitting.items() if module.owns(unet))
@@ -76,7 +84,7 @@ def _has_weights(folder: Path, variant: str) -> bool:
     return any((folder / f"{stem}{variant}{end}").exists() for stem in stems for end in (".safetensors", ".bin"))
 
 
-def load_single(path: Path, families: Families, config_folder: Path | None) -> tuple[str, Parts]:
+def load_single(path: Path, families: Families, config_folder: Path | None) -> tuple[str, Parts | FlowParts]:
     """Return (family name, parts) of a single-file model."""
     file = read_file(path)
     if file.metadata.get("added"):
@@ -84,6 +92,9 @@ def load_single(path: Path, families: Families, config_folder: Path | None) -> t
             f"{path} is from a run that trains something beside the model, and would give the untrained model. Take "
             "the run's base model, with the adapter among its exports."
         )
+    ours = _own_description(file.metadata)
+    if isinstance(getattr(families.get(str(ours.get("family"))), "KIND", None), FlowKind):
+        return ours["family"], parts_of(file.tensors, ours, families[ours["family"]], path)
     family = _recognise(file.tensors, families, path)
     module = families[family]
     described = _described(file.metadata, module.KIND)
@@ -103,9 +114,11 @@ def load_single(path: Path, families: Families, config_folder: Path | None) -> t
     return family, parts_of(file.tensors, configs, module, path)
 
 
-def parts_of(tensors: StateDict, configs: Config, module: ModuleType, path: Path) -> Parts:
+def parts_of(tensors: StateDict, configs: Config, module: ModuleType, path: Path) -> Parts | FlowParts:
     """Build the networks; `path` is for the message when the tensors do not fit."""
     try:
+        if isinstance(module.KIND, FlowKind):
+            return flow.build_parts(module.KIND, tensors, configs)
         return build_parts(module.KIND, tensors, configs)
     except Exception as error:  # the configurations come from the file, so any error can come out of them
         lines = str(error).splitlines()
@@ -120,7 +133,8 @@ def _recognise(state: StateDict, families: Families, path: Path) -> str:
     """Return the family of single-file tensors."""
     if "conditioner.embedders.0.model.positional_embedding" in state:
         raise FormatError(f"{path} {_REFINER}")
-    for name, module in families.items():
+    singles = {name: module for name, module in families.items() if isinstance(module.KIND, Kind)}
+    for name, module in singles.items():
         if module.matches(state) and any(key.startswith(UNET_PREFIX) for key in state):
             _require_plain_inputs(int(state[UNET_PREFIX + "input_blocks.0.0.weight"].shape[1]), path)
             return name
@@ -141,15 +155,19 @@ def _require_plain_inputs(channels: int, path: Path) -> None:
 
 def _described(metadata: dict[str, Any], kind: Kind) -> Config | None:
     """Return the configurations that our own files carry, or None where there are none or they are not whole."""
+    model = _own_description(metadata)
+    parts = ("unet", "vae", "scheduler", *(text.part for text in kind.texts))
+    return model if all(isinstance(model.get(part), dict) for part in parts) else None
+
+
+def _own_description(metadata: dict[str, Any]) -> Config:
+    """Return what our own files say of the model, {} for others."""
     found = metadata.get(METADATA_KEY)
     if isinstance(found, str):
         with suppress(ValueError):
             found = json.loads(found)
     model = found.get("model") if isinstance(found, dict) else None
-    parts = ("unet", "vae", "scheduler", *(text.part for text in kind.texts))
-    if isinstance(model, dict) and all(isinstance(model.get(part), dict) for part in parts):
-        return dict(model)
-    return None
+    return dict(model) if isinstance(model, dict) else {}
 
 
 def _inferred(state: StateDict, kind: Kind) -> Config:

@@ -26,6 +26,9 @@ class StableDiffusion:
 
     denoiser = "unet"
     usually_frozen: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("safetensors", "ckpt", "diffusers")
+    adapter_names = "kohya"
+    guides_itself = False
 
     def __init__(self, kind: Kind, parts: Parts, clip_skip: int = 0, chunks: int = 1) -> None:
         self.kind, self.name, self.architecture = kind, kind.name, kind.architecture
@@ -80,7 +83,7 @@ class StableDiffusion:
         return latents.encode(self.vae, pixels_BCHW, seeds)
 
     def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
-        """Return the text encoders' outputs side by side, the projection if one has it, and what the crops say.
+        """Return the text encoders' outputs side by side, the last one's pooled vector, and what the crops say.
 
         An empty caption is all zeros where the model was trained so, see `model.empty_prompt`.
         """
@@ -89,7 +92,7 @@ class StableDiffusion:
         if self.empty_prompt == "zeros":
             empty_B = torch.tensor([not caption for caption in captions], device=tokens_BLD.device)
             tokens_BLD = tokens_BLD.masked_fill(empty_B.view(-1, 1, 1), 0.0)
-            pooled_BD = pooled_BD.masked_fill(empty_B.view(-1, 1), 0.0) if pooled_BD is not None else None
+            pooled_BD = pooled_BD.masked_fill(empty_B.view(-1, 1), 0.0)
         return Conditioning(tokens_BLD, pooled_BD, sizes_B6=_sizes(crops).to(tokens_BLD.device))
 
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
