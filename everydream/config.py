@@ -26,7 +26,7 @@ from everydream.methods.settings import (
     TextualInversionSettings,
     UNetSettings,
 )
-from everydream.models.settings import ModelSettings, is_hub_id
+from everydream.models.settings import ModelSettings, is_hub_id, is_written_as_folder
 from everydream.problems import validate
 from everydream.sampling.settings import ClassImageSettings, SampleSettings
 from everydream.settings import Settings
@@ -158,12 +158,12 @@ def resolve(
         if not any(problem.startswith("method:") for problem in problems):
             problems += method_problems(config, config.checkpoints.formats or (), config.train.epochs)
             problems += _class_checks(config)
+        config = _with_found_paths(config, places or [source.absolute().parent])
         config = _with_usual_values(config)
         parts: dict[str, Part] = {"unet": config.unet, "text_encoder": config.text_encoder}
         parts = parts if config.method in USUAL_RATES else {}
         problems += training_problems(config.optimizer, config.lr_schedule, config.ema, parts)
         problems += memory_problems(config.memory, config.train, config.optimizer)
-        config = _with_found_paths(config, places or [source.absolute().parent])
         problems += _missing_paths(config, to_train)
     if problems or config is None:
         count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
@@ -246,7 +246,10 @@ def _with_usual_values(config: RunConfig) -> RunConfig:
         source if source.loss_scale is not None else source.model_copy(update={"loss_scale": weights[source.role]})
         for source in config.data.sources
     ]
-    usual_formats = [FORMATS[config.method][0]] if formats is None else formats
+    usual = FORMATS[config.method][0]
+    if config.method in ("full", "dreambooth") and is_written_as_folder(config.model.path):
+        usual = "diffusers"
+    usual_formats = [usual] if formats is None else formats
     update: dict[str, Any] = {
         "checkpoints": config.checkpoints.model_copy(update={"formats": usual_formats}),
         "data": config.data.model_copy(update={"sources": sources}),

@@ -21,6 +21,7 @@ from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
 from everydream.models.family import Family
 from everydream.models.load import load, restore
+from everydream.models.write import require_format
 from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run, require_fitting_buckets
 from everydream.report import describe_end, describe_plan
@@ -150,6 +151,9 @@ def prepare(
         family = load(config.model, *reading)
     require_fitting_buckets(planned.buckets, family)
     require_fitting_timesteps(config, family)
+    if config.method in ("full", "dreambooth"):
+        for name in config.checkpoints.formats or ():
+            require_format(family, name)
     require_sampler(family, config.samples.sampler, "samples.sampler")
     use = resolved(config.memory, config.train, config.optimizer)
     require_one_process(use, launch.world)
@@ -223,6 +227,9 @@ def require_fitting(config: RunConfig) -> None:
     family = load(config.model, config.text_encoder.clip_skip, config.text_encoder.chunks)
     require_fitting_buckets(planned.buckets, family)
     require_fitting_timesteps(config, family)
+    if config.method in ("full", "dreambooth"):
+        for name in config.checkpoints.formats or ():
+            require_format(family, name)
     for section in ("samples", "class_images"):
         require_sampler(family, getattr(config, section).sampler, f"{section}.sampler")
     METHODS[config.method](config).attach(family, config.seed, planned.index.captions)

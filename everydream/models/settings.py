@@ -1,5 +1,6 @@
 """Settings of the models room; apart from `load`, so that reading a config does not import diffusers."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,15 @@ def is_hub_id(path: str) -> bool:
     """Tell whether a model path that is not there can be meant as a hub id, `org/name`."""
     is_file_name = Path(path).suffix.lower() in (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
     return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not is_file_name
+
+
+def is_written_as_folder(path: str) -> bool:
+    """Tell whether a model is a diffusers folder with a transformer, which has no single-file form here."""
+    try:
+        index = json.loads((Path(path) / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and "transformer" in index
 
 
 class ModelSettings(Settings):

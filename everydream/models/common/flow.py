@@ -173,7 +173,7 @@ class FlowTransformer:
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the transformer's output, in the shape of the latents."""
         transformer = self._call_transformer if torch.is_grad_enabled() else self.transformer
-        return self.kind.predict(transformer, self.transformer.config, x_BCHW, t_B, conditioning)
+        return self.kind.predict(transformer, self.transformer.config, x_BCHW, t_B.float(), conditioning)
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Return uint8 images (B, H, W, C) on the CPU."""

@@ -16,7 +16,10 @@ from everydream.models.write import write_model
 FORMAT_OF = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _SHOWN = 6
-_MODEL_PARTS = {"model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"}
+_MODEL_PARTS = {
+    "model_index.json", "unet", "transformer", "vae", "scheduler",
+    *(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
+}  # fmt: skip
 """What a diffusers folder of ours holds, and nothing else: only such a one is replaced."""
 
 
@@ -67,7 +70,7 @@ def precision_of(path: Path) -> str:
     """Return the precision that most floating tensors of a model have, by its name in `DTYPES`; fp32 for others."""
     if path.is_file() and not is_safetensors(path):
         return precision_of_tensors(read_file(path).tensors)
-    files = [path] if path.is_file() else sorted((path / "unet").glob("*.safetensors"))
+    files = [path] if path.is_file() else sorted(path.glob("[ut][nr]*/diffusion_pytorch_model*.safetensors"))
     return _most_common([name for file in files for name in _dtypes_in_header(file)])
 
 
