@@ -29,7 +29,7 @@ def write_model(folder: Path) -> None:
     """Write SD1.5's shape with random weights."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)  # half the memory while it is made
-    family = full_size("cpu")
+    family = full_size(device="cpu")
     torch.set_default_dtype(torch.float32)
     family.write_folder(folder, torch.float16)
 

@@ -49,32 +49,54 @@ class Size:
     """Weights, gradients and Adam's moments, in fp32."""
 
 
-def full_size(device: str = "meta") -> Family:
-    """Return networks of Stable Diffusion 1.5's shape: without numbers, or on another device with random ones."""
+def full_size(name: str = "sd15", device: str = "meta") -> Family:
+    """Return networks of the shape of `sd15` or `sdxl`: without numbers, or on another device with random ones."""
     from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: PLC0415 (seconds to import)
-    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
+    from transformers import CLIPTextConfig  # noqa: PLC0415
 
-    from everydream.models import sd1  # noqa: PLC0415
+    from everydream.models import sd1, sdxl  # noqa: PLC0415
     from everydream.models.common.kinds import Parts  # noqa: PLC0415
     from everydream.models.common.stable_diffusion import StableDiffusion  # noqa: PLC0415
     from everydream.models.common.tokenizer_files import packaged_files  # noqa: PLC0415
 
+    kind = {"sd15": sd1.KIND, "sdxl": sdxl.KIND}[name]
     with torch.device(device):
-        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
-        text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-        text_encoder = CLIPTextModel(CLIPTextConfig(**text))
-        vae = AutoencoderKL(
+        networks: dict[str, Any] = {"unet": UNet2DConditionModel(**_UNETS[name])}
+        for text, shape in zip(kind.texts, _TEXTS[name], strict=True):
+            networks[text.part] = text.network(CLIPTextConfig(**shape))
+        networks["vae"] = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             latent_channels=4,
             layers_per_block=2,
+            scaling_factor=kind.scaling_factor,
         )
     schedule = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    networks = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
-    files = {text.part: packaged_files(text.pad_token) for text in sd1.KIND.texts}
-    parts = Parts(networks, files, {**schedule, "prediction_type": "epsilon"})
-    return StableDiffusion(sd1.KIND, parts)
+    files = {text.part: packaged_files(text.pad_token) for text in kind.texts}
+    return StableDiffusion(kind, Parts(networks, files, {**schedule, "prediction_type": "epsilon"}))
+
+
+_UNETS: dict[str, dict[str, Any]] = {
+    "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
+    "sdxl": {
+        "sample_size": 128, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "use_linear_projection": True,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+_CLIP_L = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "projection_dim": 768,
+}  # fmt: skip
+_CLIP_G = {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "hidden_act": "gelu", "projection_dim": 1280,
+}  # fmt: skip
+_TEXTS: dict[str, list[dict[str, Any]]] = {"sd15": [_CLIP_L], "sdxl": [_CLIP_L, _CLIP_G]}
 
 
 def size_of(sections: Mapping[str, Any]) -> Size:

@@ -135,6 +135,28 @@ def inspect(
 
 
 @app.command()
+def preflight(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool | None, typer.Option("--measure/--estimate", help="Real steps on this machine; default: on a GPU only.")
+    ] = None,
+    all_levels: Annotated[
+        bool, typer.Option("--all-levels", help="Every memory level, not only the config's.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a run will take: peak memory by part, seconds a step, time in all, disk."""
+    with told(debug):
+        from everydream.config import load_config  # noqa: PLC0415
+        from everydream.preflight import preflight as run  # noqa: PLC0415
+
+        if config is None:
+            raise ConfigError("Say which run: --config project.yaml.")
+        print("\n".join(run(load_config(config, overrides, to_train=True), measure, all_levels)))
+
+
+@app.command()
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/configuration.md instead.")] = False,
     scrape: Annotated[bool, typer.Option("--scrape", help="The settings of recipes instead of a run's.")] = False,

@@ -16,30 +16,21 @@ from everydream.class_images import describe_missing, make_missing, with_class_i
 from everydream.config import RunConfig, completed
 from everydream.data.loader import Loaded, PieceDataset, load_pieces
 from everydream.data.plan import pieces_for_rank
-from everydream.errors import ConfigError, DiskError
+from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
-from everydream.models.family import Family
-from everydream.models.load import load, restore
-from everydream.models.write import require_format
 from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
-from everydream.plan import Planned, plan_run, require_fitting_buckets
+from everydream.plan import Planned, plan_run
+from everydream.preparing import fused_backward, load_family, prepare, require_fitting
 from everydream.report import describe_end, describe_plan
-from everydream.sampling.sampler import require_sampler
-from everydream.training import export, metrics, runs, state
+from everydream.training import metrics, runs, state
 from everydream.training.accumulating import Accumulator
-from everydream.training.blocks import split_by_blocks
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
-from everydream.training.ema import Ema
-from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
 from everydream.training.lean import Lean
 from everydream.training.loop import Collaborators, Limits, fit
 from everydream.training.lr import lr_factor
-from everydream.training.memory import resolved
-from everydream.training.optim import load_optimizer_state, make_optimizer
-from everydream.training.placing import place, require_one_process
 from everydream.training.signals import StopRequest
 from everydream.types import EpochPlan, Progress
 
@@ -69,7 +60,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         display.say(f"{resume} is complete: {progress.step} of {planned.total_steps} steps are done. Nothing to do.")
         return runs.run_of(checkpoint.path) or checkpoint.path.parent, None
 
-    trainee = prepare(config, launch, planned, checkpoint, changed)
+    trainee = prepare(config, launch, planned, load_family(config, checkpoint), checkpoint, changed)
     base = checkpoint.base if checkpoint is not None else {}
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
@@ -137,71 +128,6 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     return run, ended_by
 
 
-def prepare(
-    config: RunConfig, launch: Launch, planned: Planned, checkpoint: state.Checkpoint | None, changed: list[str]
-) -> Trainee:
-    """Return the model on its device with its optimizer and average, new or as the checkpoint has them.
-
-    Adds to `changed` what of the checkpoint found no place.
-    """
-    reading = (config.text_encoder.clip_skip, config.text_encoder.chunks)
-    if checkpoint is not None:
-        family = restore(checkpoint.tensors, checkpoint.model, checkpoint.path, *reading)
-    else:
-        family = load(config.model, *reading)
-    require_fitting_buckets(planned.buckets, family)
-    require_fitting_timesteps(config, family)
-    if config.method in ("full", "dreambooth"):
-        for name in config.checkpoints.formats or ():
-            require_format(family, name)
-    require_sampler(family, config.samples.sampler, "samples.sampler")
-    use = resolved(config.memory, config.train, config.optimizer)
-    require_one_process(use, launch.world)
-    method = METHODS[config.method](config)
-    groups = method.attach(family, config.seed, planned.index.captions)
-    if checkpoint is not None:
-        num_added = len(checkpoint.added)
-        checkpoint = state.without_misfits(checkpoint, family, groups)
-        state.load_added(groups, checkpoint.added)
-        if lost := num_added - len(checkpoint.added):
-            changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
-    place(family, groups, use, config.train.precision, launch.device)
-    last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None)
-    export_bytes = export.export_bytes(method, family, config.checkpoints)
-    groups = launch.shard(family, groups, config.optimizer.name)
-    parts = {"unet": config.unet.optimizer, "text_encoder": config.text_encoder.optimizer}
-    groups = split_by_blocks(groups, {"unet": config.unet.block_lr})
-    trainee = Trainee(
-        family,
-        method,
-        groups,
-        Lean(groups, config.optimizer, parts, use, config.seed)
-        if use.is_lean
-        else make_optimizer(groups, config.optimizer, parts),
-        Ema(groups, config.ema) if config.ema.decay is not None else None,
-        last_bytes,
-        export_bytes,
-    )
-    if checkpoint is not None:
-        same = checkpoint.facts.config["optimizer"]["name"] == config.optimizer.name
-        saved, by_group = (checkpoint.optimizer, checkpoint.optimizer_groups) if same else ({}, {})
-        fresh = load_optimizer_state(trainee.optimizer, groups, saved, by_group)
-        if fresh and checkpoint.progress.step and (saved or not same):
-            changed.append(f"{len(fresh)} tensors start without optimizer state, {fresh[0]} for one")
-        if trainee.ema is not None:
-            trainee.ema.load_state_dict(checkpoint.ema)
-        launch.load_scaler_state(checkpoint.scaler)
-    return trainee
-
-
-def fused_backward(trainee: Trainee, config: RunConfig) -> FusedBackward | None:
-    """Return what steps inside the backward pass, if that is wanted."""
-    optimizer = trainee.optimizer
-    if not isinstance(optimizer, Lean) or not resolved(config.memory, config.train, config.optimizer).fused_backward:
-        return None
-    return FusedBackward(optimizer, trainee.groups, config.train.max_grad_norm)
-
-
 def with_made_images(
     config: RunConfig, checkpoint: state.Checkpoint | None, allow_changes: bool, launch: Launch, display: Display
 ) -> RunConfig:
@@ -213,35 +139,16 @@ def with_made_images(
     # Before anything is made that other settings would not want: the settings alone, as if no image had changed.
     if checkpoint is not None:
         state.require_same(checkpoint, state.Facts(config.plain(), checkpoint.facts.images), allow_changes)
-    require_fitting(config)
+    # The settings on the model, before hours are spent on its class images.
+    planned, family = plan_run(config, check=False), load_family(config)
+    require_fitting(config, planned, family)
+    METHODS[config.method](config).attach(family, config.seed, planned.index.captions)
+    del family
     for line in missing:
         display.say(f"{line}; the model makes them now.")
     with display.counting("Making class images") as counter:
         make_missing(config, folders, launch, counter)
     return config
-
-
-def require_fitting(config: RunConfig) -> None:
-    """Raise ConfigError if the settings do not fit the model, before hours are spent on its class images."""
-    planned = plan_run(config, check=False)
-    family = load(config.model, config.text_encoder.clip_skip, config.text_encoder.chunks)
-    require_fitting_buckets(planned.buckets, family)
-    require_fitting_timesteps(config, family)
-    if config.method in ("full", "dreambooth"):
-        for name in config.checkpoints.formats or ():
-            require_format(family, name)
-    for section in ("samples", "class_images"):
-        require_sampler(family, getattr(config, section).sampler, f"{section}.sampler")
-    METHODS[config.method](config).attach(family, config.seed, planned.index.captions)
-
-
-def require_fitting_timesteps(config: RunConfig, family: Family) -> None:
-    """Raise ConfigError for a shift of timesteps where the model's schedule has none."""
-    if config.timesteps.shift is not None and family.objective.prediction != "flow":
-        raise ConfigError(
-            f"timesteps.shift: only flow models have one, and this {family.name} model predicts "
-            f"{family.objective.prediction}. Take it out; timesteps.law: logit_normal with a mean moves the noise too."
-        )
 
 
 def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee) -> Path:

@@ -98,16 +98,17 @@ class Accumulator:
         """Go forward and back; return the losses of the real images."""
         batch = batch.to(self.launch.device)
 
-        def compute() -> StepResult:
-            with self.launch.autocast():
-                return training_step(batch, self.family, self.loss, self.images_per_step, self.timesteps)
-
-        result = compute()
+        result = self.forward(batch)
         if self.fused is None:
             self.launch.backward(result.loss)
         elif batch.num_real:
-            self.fused.run(result.loss, lambda: compute().loss, epoch, self.launch.backward)
+            self.fused.run(result.loss, lambda: self.forward(batch).loss, epoch, self.launch.backward)
         return result.per_image_B[: batch.num_real]
+
+    def forward(self, batch: Batch) -> StepResult:
+        """Return the losses of a batch that is on the device."""
+        with self.launch.autocast():
+            return training_step(batch, self.family, self.loss, self.images_per_step, self.timesteps)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         size = self.largest.get(_pixels(batch), len(batch.seeds))

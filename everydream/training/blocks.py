@@ -26,7 +26,7 @@ def _split(group: ParameterGroup, factors: Mapping[str, float]) -> list[Paramete
         if not any(found):
             blocks = dict.fromkeys(".".join(name.split(".")[1:3]) for name in left.names)
             raise ConfigError(
-                f"{group.part}.block_lr: {pattern!r} matches nothing that trains and no earlier pattern has. Patterns "
+                f"unet.block_lr: {pattern!r} matches nothing that trains and no earlier pattern has. Patterns "
                 f"are over module names such as down_blocks.* or mid_block; left are {', '.join(blocks) or 'none'}."
             )
         pieces.append(replace(_where(left, found), part=f"{group.part}/{pattern}", lr=group.lr * factor))

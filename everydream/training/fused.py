@@ -50,6 +50,11 @@ class FusedBackward:
         self.norm = float(norm_of(self._in_order())) if self._max_norm is None else self.norm
         self._optimizer.finish()
 
+    def step_through(self, loss: torch.Tensor, backward: Backward) -> None:
+        """Go back from a loss and step, without a look at any number: for a count of what that takes."""
+        self._max_norm = self._max_norm or math.inf
+        self._pass(loss, backward, steps=True)
+
     def _pass(self, loss: torch.Tensor, backward: Backward, steps: bool) -> None:
         self._steps = steps
         backward(loss)

@@ -62,6 +62,11 @@ class Lean:
         self._memory, self._seed = memory, seed
         self._factor: torch.Tensor | None = None
 
+    @property
+    def offloads(self) -> bool:
+        """Whether state is in CPU memory between steps."""
+        return self._memory.offload_optimizer
+
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
         """Return the norm of all gradients together; the next step scales them, in fp32."""
         norm = norm_of([torch.linalg.vector_norm(p.grad.float()) for p in parameters if p.grad is not None])

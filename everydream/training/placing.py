@@ -22,9 +22,7 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precisi
     """
     trained = {id(parameter) for group in groups for parameter in group.parameters}
     networks = family.modules()
-    # A denoiser that is frozen has gradients pass through it, so it cannot be away between forward and backward.
-    encoders = {name for name in networks if name in ENCODERS_OF_PIXELS or name.startswith("text_encoder")}
-    away = {name for name in encoders if use.offload_frozen and _is_frozen(networks[name])}
+    away = parts_away(family, use)
     for name, network in networks.items():
         for parameter in network.parameters():
             kept = use.weights if id(parameter) in trained else use.frozen if name not in away else "fp32"
@@ -32,7 +30,7 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precisi
                 parameter.data = parameter.data.to(DTYPES[kept])
         if name in away:
             networks_memory.keep_off_device(network, device, DTYPES[use.frozen])
-        else:
+        elif any(tensor.device.type != device.type for tensor in (*network.parameters(), *network.buffers())):
             network.to(device)
     if use.gradient_checkpointing:
         family.enable_gradient_checkpointing()
@@ -47,12 +45,28 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precisi
     networks_memory.set_attention(denoisers, use.attention, device)
 
 
+def parts_away(family: Family, use: Memory) -> list[str]:
+    """Return the networks that come to the device for their calls only, once it is known what trains.
+
+    A denoiser that is frozen has gradients pass through it, so it cannot be away between forward and backward.
+    """
+    networks = family.modules()
+    encoders = (*ENCODERS_OF_PIXELS, *family.text_parts)
+    return [name for name in networks if use.offload_frozen and name in encoders and _is_frozen(networks[name])]
+
+
 def _is_frozen(network: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def require_one_process(use: Memory, world: int) -> None:
-    """Raise ConfigError where the step inside the backward pass would not know of the other processes' gradients."""
+def require_one_process(use: Memory, world: int, shards: bool) -> None:
+    """Raise ConfigError for what cannot be done by several processes, or with weights that are cut over them."""
+    if shards and use.is_lean:
+        raise ConfigError(
+            "memory: bf16 weights or state, offload_optimizer and fused_backward step whole weights one by one, and "
+            "with FSDP each process has a part of every weight. FSDP cuts weights, gradients and state by itself: use "
+            "memory.level: balanced."
+        )
     if use.fused_backward and world > 1:
         raise ConfigError(
             f"memory.fused_backward steps before the gradients of the {world} processes are added up. Set it to false, "
