@@ -50,6 +50,22 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def flow_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny flow transformers as diffusers folders, with and without what they may have."""
+    import tiny
+
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "sd3": ("sd3", {}), "sd3 without T5": ("sd3", {"t5": False}),
+        "flux": ("flux", {}), "flux without guidance": ("flux", {"guidance": False}),
+    }  # fmt: skip
+    made = {}
+    for name, (kind, options) in kinds.items():
+        made[name] = tmp_path_factory.mktemp("models") / kind
+        tiny.make_flow_pipeline(kind, **options).save_pretrained(made[name])
+    return made
+
+
 def make_images(
     folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((96, 64), (64, 96), (80, 80)), seed: int = 0
 ) -> Path:

@@ -69,7 +69,14 @@ def made_small(raw: dict[str, Any], somewhere: Path) -> dict[str, Any]:
 
 
 def test_there_is_a_recipe_for_every_guide() -> None:
-    assert {"demo.yaml", "sd21_768v.yaml", *(f"sd15_{kind}.yaml" for kind in KINDS)} <= set(RECIPES)
+    assert {
+        "demo.yaml",
+        "sd21_768v.yaml",
+        "sdxl.yaml",
+        "sd3.yaml",
+        "flux.yaml",
+        *(f"sd15_{kind}.yaml" for kind in KINDS),
+    } <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -106,9 +113,13 @@ def test_a_full_fine_tune_keeps_its_rates_low_and_has_ground_truth(name: str, tm
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("demo")])
-def test_a_recipe_trains(name: str, tmp_path: Path, model_folder: Path, request: pytest.FixtureRequest) -> None:
+def test_a_recipe_trains(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The demo's are trained by the demo's own tests."""
-    model = request.getfixturevalue("sd2_folder") if name.startswith("sd2") else model_folder
+    stem = Path(name).stem
+    if stem in ("sd3", "flux"):
+        model = request.getfixturevalue("flow_folders")[stem]
+    else:
+        model = request.getfixturevalue({"sd21_768v": "sd2_folder", "sdxl": "sdxl_folder"}.get(stem, "model_folder"))
     raw = made_small(raw_with_images(CONFIGS / name, tmp_path, model), tmp_path)
     config = tmp_path / name
     config.write_text(yaml.safe_dump(raw), encoding="utf-8")

@@ -135,7 +135,8 @@ def _adapter(family: Family) -> Adapter:
     found: Adapter = {}
     for part in (family.denoiser, *family.text_parts):
         for name, module in family.modules()[part].named_modules():
-            if "default" in getattr(module, "scaling", ()):
+            scaling = getattr(module, "scaling", None)  # attention has a number of that name
+            if isinstance(scaling, dict) and "default" in scaling:
                 found[f"{part}.{name.removeprefix('text_model.')}"] = _leaves(module)
     return found
 

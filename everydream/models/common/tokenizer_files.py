@@ -7,6 +7,7 @@ The byte-pair vocabulary is OpenAI's, MIT-licensed (see tokenizer/NOTICE). Kept 
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,11 +34,20 @@ def folder_files(folder: Path) -> Files:
     """
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")}
     if "tokenizer.json" in files and not {"vocab.json", "merges.txt"} <= files.keys():
-        model = json.loads(files["tokenizer.json"])["model"]
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        files["vocab.json"] = _dump(model["vocab"])
-        files["merges.txt"] = ("#version: 0.2\n" + "\n".join(merges) + "\n").encode()
+        files["vocab.json"], files["merges.txt"] = _vocabulary_and_merges(files["tokenizer.json"])
     return files
+
+
+@lru_cache(maxsize=4)  # models with several encoders have the same vocabulary in each, at half a second
+def _vocabulary_and_merges(whole: bytes) -> tuple[bytes, bytes]:
+    model = _parsed(whole)["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return _dump(model["vocab"]), ("#version: 0.2\n" + "\n".join(merges) + "\n").encode()
+
+
+@lru_cache(maxsize=16)
+def _parsed(content: bytes) -> Any:
+    return json.loads(content)
 
 
 def packaged_if_same(files: Files, pad_token: str) -> Files:
@@ -52,7 +62,7 @@ def packaged_if_same(files: Files, pad_token: str) -> Files:
 
 def _added_tokens(files: Files) -> set[str]:
     """Return the tokens that were added to CLIP's own, in whichever of three places they were noted."""
-    config, whole = (json.loads(files.get(name, b"{}")) for name in ("tokenizer_config.json", "tokenizer.json"))
+    config, whole = (_parsed(files.get(name, b"{}")) for name in ("tokenizer_config.json", "tokenizer.json"))
     noted = [*config.get("added_tokens_decoder", {}).values(), *whole.get("added_tokens", [])]
     added = {token["content"] for token in noted} | set(json.loads(files.get("added_tokens.json", b"{}")))
     return added - {"<|startoftext|>", "<|endoftext|>", "!"}
@@ -65,7 +75,7 @@ def _essence(files: Files) -> tuple[Any, list[str], Any]:
     special |= json.loads(files.get("special_tokens_map.json", b"{}"))
     pad = special.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
-    return json.loads(files["vocab.json"]), [line for line in merges if line], pad
+    return _parsed(files["vocab.json"]), [line for line in merges if line], pad
 
 
 def token_counter() -> Callable[[str], int]:
