@@ -58,4 +58,8 @@ def _ready(name: str, parts: Parts | FlowParts, clip_skip: int, chunks: int) -> 
         family = StableDiffusion(kind, parts, clip_skip, chunks)
     for module in family.modules().values():
         module.eval()
+        for parameter in module.parameters():
+            # Memory of its own, aligned as the allocator does: tensors that lie as they did in their file make some
+            # kernels round otherwise, so a resumed run would not be the uninterrupted one to the bit.
+            parameter.data = parameter.data.clone()
     return family
