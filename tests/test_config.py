@@ -484,6 +484,14 @@ ONE = "model: {path: m}\ndata: {sources: [{path: images}]}\n"
             ["checkpoints.formats: diffusers cannot be written with method: lora of kind loha; it writes safetensors."],
         ),
         ("method: lora\nunet: {train: false}\ntext_encoder: {train: false}", ["unet.train, text_encoder.train: both"]),
+        (
+            "text_encoder_2: {clip_skip: 1}",
+            ["text_encoder_2.clip_skip: has no effect; text_encoder.clip_skip counts for"],
+        ),
+        (
+            "method: hypernetwork\ntext_encoder_2: {lr: 1.0e-5}",
+            ["text_encoder_2: has no effect with method: hypernetwork. Take it out."],
+        ),
         ("unet: {train: false, only: [attention]}", ["unet.only: has no effect with unet.train: false"]),
         ("method: lora\ntext_encoder: {train_embeddings: false}", ["text_encoder.train_embeddings: has no effect"]),
         ("class_images: {prior_weight: 0.5}", ["class_images.prior_weight: has no effect, since no source has"]),
