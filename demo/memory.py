@@ -21,7 +21,7 @@ START, END = "<!-- scores: written by `make memory` -->", "<!-- end of scores --
 _BF16 = "train.precision=bf16"
 _BY_LEVEL = ("train.gradient_checkpointing=null", "checkpoints.every_steps=null")
 _SLOWLY = ("unet.lr=2e-4", "text_encoder.lr=2e-4", "train.epochs=14")
-"""A fifth of the demo's rates, twice its steps: nearer to full size, where an update is a far smaller part of a weight."""
+"""A fifth of the demo's rates, twice its steps: nearer to full size, where updates are far smaller parts of weights."""
 WAYS: dict[str, tuple[str, ...]] = {
     "max_speed": ("memory.level=max_speed",),
     "balanced": (),
