@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from unittest import mock
 
 import torch
 from torch import nn
@@ -94,7 +95,9 @@ def without_data(family: Family) -> Iterator[None]:
 
     Inside the block every new tensor is without data too.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    # All is on one device here, and tensors without data cannot be moved inside a module.
+    stay = mock.patch.object(nn.Module, "to", lambda module, *where, **how: module)
+    with FakeTensorMode(allow_non_fake_inputs=True), stay:
         for network in family.modules().values():
             for module in network.modules():
                 for name, parameter in module._parameters.items():
