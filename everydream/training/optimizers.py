@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ def kind_of(name: str) -> Kind:
 
 def class_of(kind: Kind) -> Any:
     """Return the optimizer's class. Raises ConfigError where its library is not installed."""
+    if kind.package and sys.modules.get(kind.package, kind) is None:
+        del sys.modules[kind.package]  # hidden from other libraries, see `models.common`
     try:
         return getattr(import_module(kind.module), kind.cls)
     except ImportError as error:

@@ -106,7 +106,7 @@ def test_the_command_line_starts_without_the_model_libraries(module: str) -> Non
     """They take seconds to import, which `everydream --help` should not."""
     heavy = ["diffusers", "transformers", "accelerate", "xformers", "bitsandbytes", "tensorboard", "wandb", "pyarrow"]
     heavy += ["aiohttp", "cv2", "scipy", "ray", "fsspec"]
-    code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, {module}; print([name for name in {heavy!r} if sys.modules.get(name)])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
     )
@@ -119,3 +119,15 @@ def test_the_command_line_alone_does_not_import_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_optional_libraries_are_not_imported_at_start() -> None:
+    """bitsandbytes is installed with the test extra; diffusers would import it by itself."""
+    code = (
+        "import sys, everydream.train; from peft import LoraConfig\n"
+        "assert not [name for name in sys.modules if name.startswith(('bitsandbytes.', 'xformers', 'wandb'))]\n"
+        "from everydream.training.optimizers import class_of, kind_of\n"
+        "assert class_of(kind_of('adamw_8bit')).__module__.startswith('bitsandbytes')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
