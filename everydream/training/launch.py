@@ -51,11 +51,13 @@ class Launch:
         )
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ConfigError(
-                "This was launched with DeepSpeed, which cannot be trained with yet. FSDP saves the same memory: "
-                "`accelerate launch --use_fsdp --fsdp_version 2`; or use plain data parallelism, `--multi_gpu`."
+                "This was launched with DeepSpeed, which keeps one model a run, in pickled checkpoints of its own; it is "
+                "not used here. FSDP2 cuts the same: `accelerate launch --use_fsdp --fsdp_version 2`, which with "
+                "FSDP_RESHARD_AFTER_FORWARD=false in the environment is ZeRO-2; without it ZeRO-3."
             )
         self.shards = self.world > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
         """Whether what trains is cut over the processes."""
+        self._reshards = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("false", "0")
         if self.shards and settings.precision == "fp16":
             raise ConfigError("train.precision: fp16 does not go with FSDP here; use bf16, which needs no loss scaler.")
         # Nothing of ours draws from the global generators; a library that does shall at least repeat itself.
@@ -107,11 +109,11 @@ class Launch:
         if not self.shards:
             return list(groups)
         sharding.require_shardable(optimizer)
-        return sharding.shard(family, groups, self.device)
+        return sharding.shard(family, groups, self.device, self._reshards)
 
     def whole(self, family: Family) -> AbstractContextManager[None]:
         """Return a block, entered by all processes together, in which each can use all weights by itself."""
-        return sharding.whole(family) if self.shards else nullcontext()
+        return sharding.whole(family, self._reshards) if self.shards else nullcontext()
 
     def prepare(self, family: Family, optimizer: Any) -> Any:
         """Wrap what trains for several processes and return the optimizer to step."""

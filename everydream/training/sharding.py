@@ -3,6 +3,9 @@
 PyTorch's own rather than accelerate's, which shards one model a run; here several networks train. `accelerate launch
 --use_fsdp --fsdp_version 2`, or ACCELERATE_USE_FSDP=true with torchrun, asks for it. Sharding puts other parameters in
 the place of a network's, so it comes before the optimizer and the average are made.
+
+With FSDP_RESHARD_AFTER_FORWARD=false, accelerate's word for it, weights stay whole from the forward to the end of the
+backward pass, and gradients and state are cut: what DeepSpeed calls ZeRO-2.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,12 +39,17 @@ def require_shardable(optimizer: str) -> None:
         )
 
 
-def shard(family: Family, groups: Sequence[ParameterGroup], device: torch.device) -> list[ParameterGroup]:
-    """Cut every network that trains over all processes; return the groups with the parameters as they are now."""
+def shard(
+    family: Family, groups: Sequence[ParameterGroup], device: torch.device, reshard: bool
+) -> list[ParameterGroup]:
+    """Cut every network that trains over all processes; return the groups with the parameters as they are now.
+
+    `reshard`: whether a block's weights are given up between forward and backward pass.
+    """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for network in _trained(family):
         for block in _blocks(network):
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
         fully_shard(network, mesh=mesh)
     now = {f"{part}.{name}": p for part, network in family.modules().items() for name, p in network.named_parameters()}
     return [replace(group, parameters=[now[name] for name in group.names]) for group in groups]
@@ -62,7 +70,7 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def whole(family: Family) -> Iterator[None]:
+def whole(family: Family, reshard: bool) -> Iterator[None]:
     """Hold every network whole on every process inside the block, so that one of them can use it alone."""
     sharded = [module for network in family.modules().values() for module in network.modules()]
     sharded = [module for module in sharded if isinstance(module, FSDPModule)]
@@ -74,7 +82,7 @@ def whole(family: Family) -> Iterator[None]:
     finally:
         for module in sharded:
             is_root = module in family.modules().values()
-            module.set_reshard_after_forward(not is_root, recurse=False)  # type: ignore[operator]
+            module.set_reshard_after_forward(reshard and not is_root, recurse=False)  # type: ignore[operator]
             module.reshard()  # type: ignore[operator]
 
 
