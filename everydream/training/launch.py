@@ -51,8 +51,8 @@ class Launch:
         )
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ConfigError(
-                "This was launched with DeepSpeed, which keeps one model a run, in pickled checkpoints of its own; it is "
-                "not used here. FSDP2 cuts the same: `accelerate launch --use_fsdp --fsdp_version 2`, which with "
+                "This was launched with DeepSpeed, which keeps one model a run, in pickled checkpoints of its own; it "
+                "is not used here. FSDP2 cuts the same: `accelerate launch --use_fsdp --fsdp_version 2`, which with "
                 "FSDP_RESHARD_AFTER_FORWARD=false in the environment is ZeRO-2; without it ZeRO-3."
             )
         self.shards = self.world > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
