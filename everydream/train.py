@@ -121,7 +121,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         )
         progress, ended_by = fit(collaborators, limits(planned), progress)
         events.note("finished" if ended_by is None else "stopped", step=progress.step)
-    launch.close()
+    launch.close(trainee.family)
     if failed := writer.unsaved or writer.unexported:
         raise DiskError(failed)
     display.say(describe_end(run, progress, planned.total_steps, ended_by))

@@ -1,5 +1,6 @@
 """Processes, devices, precision and trackers: all that accelerate does for us, and the only file that knows it."""
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -213,6 +214,14 @@ class Launch:
                 values = {name: image[None] for name, image in images.items()}
                 tracker.log_images(values, step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}))
 
-    def close(self) -> None:
-        """Close the trackers and the process group."""
+    def close(self, family: Family) -> None:
+        """Close the trackers and the process group.
+
+        DDP's wrappers go first: where one of them is the last to hold the group, its end waits, with the interpreter's
+        lock, for threads that want the lock.
+        """
+        family.wrap(lambda network: network)
+        self._wrapped.clear()
+        self.accelerator.free_memory()
+        gc.collect()
         self.accelerator.end_training()
