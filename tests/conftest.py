@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +142,13 @@ def train_here(config: Path, *overrides: str, resume: Path | None = None, allow_
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    """Let runs in this process differ in precision, of which accelerate allows one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

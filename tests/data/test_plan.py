@@ -180,8 +180,8 @@ def test_the_bucket_step_follows_the_resolution(resolution: int, step: int) -> N
 
 def test_buckets_that_are_not_whole_latents_are_refused() -> None:
     with pytest.raises(ConfigError, match="the bucket 24x40 does not fit this model.*multiples of 16"):
-        require_fitting_buckets(Buckets(((24, 40),)), SimpleNamespace(spatial_factor=16))  # type: ignore[arg-type]
-    require_fitting_buckets(Buckets(((24, 40),)), SimpleNamespace(spatial_factor=8))  # type: ignore[arg-type]
+        require_fitting_buckets(Buckets(((24, 40),)), SimpleNamespace(side_multiple=16))  # type: ignore[arg-type]
+    require_fitting_buckets(Buckets(((24, 40),)), SimpleNamespace(side_multiple=8))  # type: ignore[arg-type]
 
 
 def test_a_million_images_can_be_planned() -> None:

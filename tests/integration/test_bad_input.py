@@ -24,7 +24,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(project: Project) -> None:
     done = run_cli(
         "train", "--config", project(), "trian.epochs=3", "optimizer.name=adamv", "train.batch_size=0", check=2
     )
-    for said in ("trian: unknown key; did you mean train?", "did you mean adam?", "train.batch_size"):
+    for said in ("trian: unknown key; did you mean train?", "did you mean adam or adamw", "train.batch_size"):
         assert said in done.stderr
     assert "3 problems" in done.stderr and "Traceback" not in done.stderr
 
@@ -71,7 +71,7 @@ def test_wrong_settings(project: Project, sections: dict[str, Any], error: type[
 
 def test_a_model_of_an_unknown_family(project: Project, tmp_path: Path) -> None:
     write_pickle(tmp_path / "odd.ckpt", {"state_dict": {"some.weight": torch.zeros(3)}})
-    with pytest.raises(FormatError, match=r"odd\.ckpt is not a Stable Diffusion 1\.x or 2\.x checkpoint.*some\.weight"):
+    with pytest.raises(FormatError, match=r"odd\.ckpt is not a checkpoint of Stable Diffusion.*some\.weight"):
         train_here(project(model={"path": str(tmp_path / "odd.ckpt")}))
 
 

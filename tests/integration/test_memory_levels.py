@@ -1,12 +1,11 @@
 """Runs at every memory level: exact resume, what is kept in which precision, what leaves no trace in exports."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import metrics_of, train_here
 from test_optimizers_in_runs import digest, stop_at
 
@@ -19,14 +18,7 @@ from everydream.training.state import read_checkpoint
 
 Project = Callable[..., Path]
 BF16 = {"precision": "bf16", "max_steps": 4}
-
-
-@pytest.fixture(autouse=True)
-def any_precision() -> Iterator[None]:
-    """Let runs in this process differ in precision, of which accelerate allows one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("any_precision")
 
 
 def last_of(run: Path) -> Path:

@@ -18,6 +18,7 @@ from everydream.training.footprint import LiveStorages
 from everydream.training.launch import Launch
 
 SIZE = (256, 192)
+pytestmark = pytest.mark.usefixtures("any_precision")
 
 
 def settings(project: Callable[..., Path], tmp_path: Path, **sections: Any) -> RunConfig:

@@ -289,10 +289,12 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_several_processes_cannot_step_inside_the_backward_pass() -> None:
-    require_one_process(memory(level="low"), 2)
-    require_one_process(memory(level="minimal"), 1)
+    require_one_process(memory(level="low"), 2, shards=False)
+    require_one_process(memory(level="minimal"), 1, shards=False)
     with pytest.raises(ConfigError, match="before the gradients of the 2 processes are added up"):
-        require_one_process(memory(level="minimal"), 2)
+        require_one_process(memory(level="minimal"), 2, shards=False)
+    with pytest.raises(ConfigError, match="with FSDP each process has a part of every weight"):
+        require_one_process(memory(level="low"), 2, shards=True)
 
 
 def test_the_plan_says_what_a_level_does() -> None:
