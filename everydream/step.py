@@ -2,6 +2,7 @@
 
     pixels   -> family.encode_images -> x0      (the draw's own posterior sample)
     captions -> family.encode_text   -> what the denoiser is told
+    pixels   -> family.image_inputs  -> ... and shown, if it takes more than noised latents
     seeds    -> noise level, noise
     x0, t, noise -> objective        -> x_t and the target
     family.predict(x_t)              -> one loss per image -> weighted sum
@@ -9,6 +10,8 @@
 Every random choice is a function of the draw's seed, so a batch gives the same loss on every process,
 after every resume, and whatever stands beside it in the batch.
 """
+
+from dataclasses import replace
 
 import torch
 
@@ -42,7 +45,9 @@ def training_step(
     t_B = objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift).to(x0.device)
     noise = training_noise(seeds, x0.shape[1:], loss).to(x0)
     x_t = objective.noise(x0, t_B, perturbed(noise, seeds, loss.input_perturbation))
-    prediction = family.predict(x_t, t_B, family.encode_text(batch.captions, batch.crops))
+    shown_BCHW = family.image_inputs(batch.pixels_BCHW, seeds, batch.mask_B1HW)
+    conditioning = replace(family.encode_text(batch.captions, batch.crops), inputs_BCHW=shown_BCHW)
+    prediction = family.predict(x_t, t_B, conditioning)
     mask = batch.mask_for(latent_hw)
     per_image_B = image_losses(prediction, objective.target(x0, t_B, noise), t_B, objective, loss, mask)
 

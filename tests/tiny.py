@@ -12,6 +12,8 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -22,6 +24,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessorPil,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -31,8 +36,8 @@ from everydream.models.common import text_keys
 from everydream.models.common.tokenizer_files import packaged_files, write_files
 
 
-def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = None) -> Any:
-    """Return a pipeline of diffusers with random weights: sd1, sd2 or sdxl."""
+def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = None, channels: int = 4) -> Any:
+    """Return a pipeline of diffusers with random weights: sd1, sd2 or sdxl; of 9 channels inpainting, of 5 depth."""
     torch.manual_seed(seed)
     sd2 = kind == "sd2"
     prediction = prediction or ("v_prediction" if sd2 else "epsilon")
@@ -45,6 +50,7 @@ def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = Non
     width = 64
     unet = UNet2DConditionModel(
         sample_size=8,
+        in_channels=channels,
         block_out_channels=(32, 64),
         layers_per_block=1,
         cross_attention_dim=width,
@@ -54,10 +60,30 @@ def make_pipeline(kind: str = "sd1", seed: int = 0, prediction: str | None = Non
         use_linear_projection=sd2,
     )
     vae, text = make_vae(0.18215), text_config(width, "gelu" if sd2 else "quick_gelu")
-    return StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer(kind), unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    parts = {
+        "vae": vae, "text_encoder": CLIPTextModel(text), "tokenizer": tokenizer(kind), "unet": unet,
+        "scheduler": scheduler,
+    }  # fmt: skip
+    if channels == 5:
+        return StableDiffusionDepth2ImgPipeline(**parts, **_depth_parts())
+    pipeline = StableDiffusionInpaintPipeline if channels == 9 else StableDiffusionPipeline
+    return pipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def _depth_parts() -> dict[str, Any]:
+    """Return a DPT for images of 64 x 64, which takes images of that size as they are."""
+    config = DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=64, patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
     )  # fmt: skip
+    estimator = DPTForDepthEstimation(config).eval()
+    for name, parameter in estimator.named_parameters():
+        if parameter.dim() > 1:  # as they start, depths differ by rounding alone
+            torch.nn.init.normal_(parameter, std=0.3)
+        elif name == "head.head.4.bias":
+            torch.nn.init.constant_(parameter, 5.0)  # depths below 0 are cut off
+    extractor = DPTImageProcessorPil(size={"height": 64, "width": 64})
+    return {"depth_estimator": estimator, "feature_extractor": extractor}
 
 
 def _make_sdxl(scheduler: Any) -> Any:
@@ -158,10 +184,11 @@ def tokenizer(kind: str = "sd1") -> Any:
 
 
 def save_pipeline(
-    folder: Path, kind: str = "sd1", seed: int = 0, prediction: str | None = None, old_names: bool = True
-) -> Any:
+    folder: Path, kind: str = "sd1", seed: int = 0, prediction: str | None = None, old_names: bool = True,
+    channels: int = 4,
+) -> Any:  # fmt: skip
     """Write a tiny pipeline as a diffusers folder; `old_names` as the hub has it, with the `text_model.` level."""
-    pipeline = make_pipeline(kind, seed, prediction)
+    pipeline = make_pipeline(kind, seed, prediction, channels)
     pipeline.save_pretrained(folder)
     weights = folder / "text_encoder" / "model.safetensors"
     if old_names:

@@ -8,7 +8,7 @@ image, so two measurements differ by the weights of the model alone, and the cha
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -115,12 +115,15 @@ def image_loss(family: Family, batch: Batch, timesteps: int) -> float:
     seeds = [derive(batch.seeds[0], "stratum", number) for number in range(timesteps)]
     levels = stratified_quantiles(seeds, [(number, timesteps) for number in range(timesteps)])
     every_t = objective.timesteps(levels, (x0.shape[-2], x0.shape[-1])).to(x0.device)
+    shown = family.image_inputs(batch.pixels_BCHW, batch.seeds, batch.mask_B1HW)
     values: list[float] = []
     for first in range(0, timesteps, _TOGETHER):
         part = slice(first, first + _TOGETHER)
         t_B, noise = every_t[part], gaussian(seeds[part], "noise", x0.shape[1:]).to(x0)
         x0_B = x0.expand(len(t_B), *x0.shape[1:])
         conditioning = family.encode_text(batch.captions * len(t_B), batch.crops * len(t_B))
+        if shown is not None:
+            conditioning = replace(conditioning, inputs_BCHW=shown.expand(len(t_B), *shown.shape[1:]))
         prediction = family.predict(objective.noise(x0_B, t_B, noise), t_B, conditioning)
         difference = prediction.float() - objective.target(x0_B, t_B, noise).float()
         values += mean_per_image(difference.square()).tolist()

@@ -70,6 +70,18 @@ class Family(Protocol):
     def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Return scaled latents (B, C, H, W) of uint8 pixels, each sampled from its posterior with its own seed."""
 
+    def image_inputs(
+        self, pixels_BCHW: torch.Tensor, seeds: Sequence[int], masks_B1HW: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return further input channels (B, C, h, w) of uint8 pixels, at the size of their latents.
+
+        None for models that take noised latents alone. `masks_B1HW`: the images' own, white trains, where they have
+        some. What is left to chance is drawn from the images' seeds.
+        """
+
+    def blank_inputs(self, seeds: Sequence[int], image_hw: tuple[int, int]) -> torch.Tensor | None:
+        """Return further input channels (B, C, h, w), or None, for pictures of nothing but their captions."""
+
     def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
         """Return the conditioning of a batch of captions, and of where their images were cut."""
 

@@ -36,4 +36,4 @@ class ModelSettings(Settings):
     empty_prompt: Literal["auto", "zeros", "encode"] = "auto"
     """An empty caption or negative prompt is all zeros, or encoded. Auto: as the model has it (SDXL: zeros)."""
     config: str | None = None
-    """Diffusers folder with the configuration of a single file of an unusual shape; its weights are not read."""
+    """Diffusers folder with the configuration of a single file of an unusual shape, or its depth estimator."""

@@ -29,6 +29,7 @@ def sample_images(
     """Return one image (H, W, 3) per prompt; each depends on its own prompt and seed, not on the others.
 
     Uses the networks as they are, in evaluation mode, without gradients, and puts their mode back.
+    A model that is shown more than noised latents is shown an empty canvas: see `Family.blank_inputs`.
     Draws from no random generator that training draws from. `sampler`: None is the family's usual one.
     """
     multiple, factor = family.side_multiple, family.spatial_factor
@@ -40,7 +41,8 @@ def sample_images(
         # As of pictures that were not cropped: what conditions on that is asked for whole ones.
         crop = Crop((height, width), 0, 0, (height, width), False)
         name = sampler or family.samplers[0]
-        latents = _denoise(family, name, prompts, negative_prompt, crop, noise_BCHW, steps, guidance)
+        shown = family.blank_inputs(seeds, (height, width))
+        latents = _denoise(family, name, prompts, negative_prompt, crop, noise_BCHW, shown, steps, guidance)
         return list(family.decode(latents).numpy())
 
 
@@ -74,6 +76,7 @@ def _denoise(
     negative: str,
     crop: Crop,
     noise_BCHW: torch.Tensor,
+    shown_BCHW: torch.Tensor | None,
     steps: int,
     guidance: float,
 ) -> torch.Tensor:
@@ -86,6 +89,9 @@ def _denoise(
     guided = guidance != 1.0 and not family.guides_itself
     texts = [*prompts, *[negative] * len(prompts)] if guided else list(prompts)
     conditioning = family.encode_text(texts, [crop] * len(texts))
+    if shown_BCHW is not None:
+        shown_BCHW = torch.cat([shown_BCHW, shown_BCHW]) if guided else shown_BCHW
+        conditioning = replace(conditioning, inputs_BCHW=shown_BCHW)
     if family.guides_itself:
         conditioning = replace(conditioning, guidance_B=torch.full((len(texts),), guidance, device=device))
     for t in scheduler.timesteps:

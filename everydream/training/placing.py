@@ -51,8 +51,8 @@ def parts_away(family: Family, use: Memory) -> list[str]:
     A denoiser that is frozen has gradients pass through it, so it cannot be away between forward and backward.
     """
     networks = family.modules()
-    encoders = (*ENCODERS_OF_PIXELS, *family.text_parts)
-    return [name for name in networks if use.offload_frozen and name in encoders and _is_frozen(networks[name])]
+    able = [name for name in networks if name != family.denoiser]
+    return [name for name in able if use.offload_frozen and _is_frozen(networks[name])]
 
 
 def _is_frozen(network: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextConfig
 
 from everydream.formats.files import StateDict, cast_floating
-from everydream.models.common import layout, schedules, text_keys, tokenizer_files
+from everydream.models.common import depth, layout, schedules, text_keys, tokenizer_files
 from everydream.models.common.additions import own_state
 from everydream.models.common.kinds import Config, Kind, Parts
 
@@ -24,8 +24,11 @@ def build_parts(kind: Kind, state: StateDict, configs: Config) -> Parts:
         unet = UNet2DConditionModel.from_config(configs["unet"])
         vae = AutoencoderKL.from_config(configs["vae"])
         encoders = {text.part: text.network(CLIPTextConfig(**configs[text.part])) for text in kind.texts}
+        further = {depth.PART: depth.empty(configs[depth.PART])} if depth.PART in configs else {}
     _fill(unet, layout.from_single(state, layout.unet_pairs(unet.config), layout.UNET_PREFIX))
     _fill(vae, layout.from_single(state, layout.vae_pairs(vae.config), layout.VAE_PREFIX))
+    for network in further.values():
+        _fill(network, {k.removeprefix(depth.PREFIX): v for k, v in state.items() if k.startswith(depth.PREFIX)})
     tokenizers = {}
     for text in kind.texts:
         _fill_text(encoders[text.part], text.from_single(state, configs[text.part]))
@@ -36,15 +39,15 @@ def build_parts(kind: Kind, state: StateDict, configs: Config) -> Parts:
     scheduler = dict(configs["scheduler"])
     schedules.objective_of({**scheduler, schedules.ZERO_SNR: False})
     empty_prompt = configs.get("empty_prompt", kind.empty_prompt)
-    networks = {"unet": unet, **encoders, "vae": vae}
+    networks = {"unet": unet, **encoders, "vae": vae, **further}
     used = single_tensors(kind, networks).keys()
     # A stale EMA copy would be picked up by readers that prefer EMA weights, in place of what was trained.
     extras = {k: v for k, v in state.items() if k not in used and not k.startswith("model_ema.")}
-    return Parts(networks, tokenizers, scheduler, empty_prompt, extras)
+    return Parts(networks, tokenizers, scheduler, empty_prompt, configs.get(depth.EXTRACTOR, {}), extras)
 
 
 def single_tensors(kind: Kind, networks: Mapping[str, Any]) -> StateDict:
-    """Return the networks' own tensors under CompVis' names."""
+    """Return the networks' own tensors under CompVis' names, a depth estimator's under transformers'."""
     unet, vae = networks["unet"], networks["vae"]
     state = {
         **layout.to_single(own_state(unet), layout.unet_pairs(unet.config), layout.UNET_PREFIX),
@@ -52,6 +55,8 @@ def single_tensors(kind: Kind, networks: Mapping[str, Any]) -> StateDict:
     }
     for text in kind.texts:
         state |= text.to_single(text_keys.without_level(own_state(networks[text.part])))
+    if depth.PART in networks:
+        state |= depth.single_tensors(networks[depth.PART])
     return state
 
 

@@ -161,6 +161,16 @@ class FlowTransformer:
         """Return (z - shift) * scale of the VAE's posterior, float32."""
         return latents.encode(self.vae, pixels_BCHW, seeds)
 
+    def image_inputs(
+        self, pixels_BCHW: torch.Tensor, seeds: Sequence[int], masks_B1HW: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return None: these take no further channels."""
+        return None
+
+    def blank_inputs(self, seeds: Sequence[int], image_hw: tuple[int, int]) -> torch.Tensor | None:
+        """Return None: these take no further channels."""
+        return None
+
     def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
         """Return tokens and the pooled vector as the kind puts them together; crops mean nothing to it."""
         tokens_BLD, pooled_BD = self.kind.encode(self.texts, self.transformer.config, captions)

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from transformers import CLIPTextConfig, T5Config
+from transformers import CLIPTextConfig, DPTConfig, T5Config
 
 from everydream.formats.files import StateDict, cast_floating, write_safetensors
 from everydream.models.common import text_keys, tokenizer_files
@@ -48,6 +48,21 @@ def write_t5(folder: Path, encoder: Any, state: StateDict, dtype: torch.dtype) -
     config.save_pretrained(folder)
     _save(folder / "model.safetensors", state, dtype)
     return ["transformers", type(encoder).__name__]
+
+
+def write_depth_estimator(folder: Path, network: Any, dtype: torch.dtype) -> Entry:
+    """Write a depth model's estimator."""
+    config = DPTConfig(**plain_config(network.config.to_diff_dict()))
+    config.architectures = [type(network).__name__]
+    config.save_pretrained(folder)
+    _save(folder / "model.safetensors", own_state(network), dtype)
+    return ["transformers", type(network).__name__]
+
+
+def write_extractor(folder: Path, extractor: Config) -> Entry:
+    """Write how images are prepared for a depth estimator."""
+    _write_json(folder / "preprocessor_config.json", extractor)
+    return ["transformers", "DPTImageProcessor"]
 
 
 def write_tokenizer(folder: Path, files: tokenizer_files.Files) -> Entry:

@@ -1,6 +1,6 @@
 """What distinguishes one Stable Diffusion from another, and a model as it comes from a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,12 +14,20 @@ SD_PIPELINES = (
     "StableDiffusionDepth2ImgPipeline", "StableDiffusionControlNetPipeline",
 )  # fmt: skip
 """Pipelines whose parts are Stable Diffusion 1's or 2's; the UNet's inputs are looked at as well."""
-SD_INDEX: Config = {
+_SD_INDEX: Config = {
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
 }
+PLAIN, DEPTH, INPAINTING = 4, 5, 9
+"""Input channels of UNets that are told nothing else, a depth map, and a mask with the rest of the picture."""
+SD_FOLDERS: dict[int, tuple[str, Config]] = {
+    PLAIN: ("StableDiffusionPipeline", _SD_INDEX),
+    DEPTH: ("StableDiffusionDepth2ImgPipeline", {}),
+    INPAINTING: ("StableDiffusionInpaintPipeline", _SD_INDEX),
+}
+"""Stable Diffusion 1's and 2's, see `Kind.folders`."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,9 @@ class Kind:
 
     name: str
     architecture: str
-    pipeline: str
-    """diffusers' class, for the folders that are written."""
-    index: Config
-    """What model_index.json says besides the parts."""
+    folders: Mapping[int, tuple[str, Config]]
+    """By the UNet's input channels, as far as they can be trained: diffusers' class, for the folders that are written,
+    and what model_index.json says besides the parts."""
     texts: tuple[TextKind, ...]
     scaling_factor: float = 0.18215
     """The VAE's, for single files, which do not say it."""
@@ -72,12 +79,14 @@ class Parts:
     """A model as it comes from a file, before it becomes a family."""
 
     networks: dict[str, Any]
-    """By part: unet, vae, and the text encoders."""
+    """By part: unet, vae, the text encoders, and of a depth model depth_estimator."""
     tokenizers: dict[str, Files]
     """Files of each text part's tokenizer."""
     scheduler: Config
     """Of the training schedule: num_train_timesteps, beta_start, beta_end, beta_schedule, prediction_type, and
     rescale_betas_zero_snr where it is true."""
     empty_prompt: EmptyPrompt = "encode"
+    extractor: Config = field(default_factory=dict)
+    """How images are prepared for a depth model's estimator; {} for other models."""
     extras: StateDict = field(default_factory=dict)
     """Tensors of a single file that belong to no network; written back as they came."""

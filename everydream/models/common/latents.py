@@ -9,14 +9,22 @@ import torch
 from everydream.diffusion.noise import gaussian
 
 
-def encode(vae: Any, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-    """Return (z - shift) * scale, float32, of uint8 pixels; each z is sampled from its posterior with its own seed."""
+def encode(
+    vae: Any, pixels_BCHW: torch.Tensor, seeds: Sequence[int], hidden_B1HW: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return (z - shift) * scale, float32, of uint8 pixels; each z is sampled from its posterior with its own seed.
+
+    `hidden_B1HW`: where it is 1 the image is grey, and not 0. Such an image is sampled independently of the whole one.
+    """
     # To [-1, 1], as latent diffusion's VAE was trained.
     images = pixels_BCHW.to(next(vae.parameters()).dtype) / 127.5 - 1.0
+    if hidden_B1HW is not None:
+        images = images * (hidden_B1HW < 0.5)
     with torch.no_grad(), _wide_enough(images):
         posterior = vae.encode(images).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
-    noise = gaussian(seeds, "posterior", mean.shape[1:]).to(mean)
+    purpose = "posterior" if hidden_B1HW is None else "masked_posterior"
+    noise = gaussian(seeds, purpose, mean.shape[1:]).to(mean)
     latents: torch.Tensor = (mean + std * noise - _shift(vae)) * float(vae.config.scaling_factor)
     return latents
 

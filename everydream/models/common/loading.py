@@ -14,11 +14,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from everydream.errors import ConfigError, FormatError
 from everydream.formats.files import METADATA_KEY, StateDict, read_file
-from everydream.models.common import flow, infer, schedules, tokenizer_files
+from everydream.models.common import depth, flow, infer, schedules, tokenizer_files
 from everydream.models.common.building import build_parts
 from everydream.models.common.flow import FlowKind, FlowParts, folder_parts
-from everydream.models.common.kinds import Config, Kind, Parts
+from everydream.models.common.kinds import DEPTH, INPAINTING, Config, Kind, Parts
 from everydream.models.common.layout import UNET_PREFIX
+from everydream.models.common.reading import pretrained, read_json
 from everydream.models.settings import is_hub_id
 
 _FETCHED = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors")
@@ -30,26 +31,30 @@ Families = Mapping[str, ModuleType]
 
 def load_folder(folder: Path, families: Families) -> tuple[str, Parts | FlowParts]:
     """Return (family name, parts) of a diffusers folder. Raises FormatError for any that is no family's."""
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     name = _family_of_folder(folder, index, families)
     kind: Kind | FlowKind = families[name].KIND
     try:
         if isinstance(kind, FlowKind):
-            return name, folder_parts(kind, folder, index, _pretrained)
+            return name, folder_parts(kind, folder, index, pretrained)
         parts = ("unet", *(text.part for text in kind.texts), "vae")
         classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **{t.part: t.network for t in kind.texts}}
-        networks = {part: _pretrained(classes[part], folder / part) for part in parts}
+        networks = {part: pretrained(classes[part], folder / part) for part in parts}
+        channels = int(networks["unet"].config.in_channels)
+        _require_known_inputs(channels, kind, folder)
+        extractor: Config = {}
+        if channels == DEPTH:
+            networks[depth.PART], extractor = depth.load(folder)
     except FormatError:
         raise
     except Exception as error:  # three libraries read here what others wrote, and each has errors of its own
         raise FormatError(f"The model folder {folder} cannot be loaded: {error}") from error
-    _require_plain_inputs(int(networks["unet"].config.in_channels), folder)
     tokenizers = {text.part: _folder_tokenizer(folder / text.tokenizer) for text in kind.texts}
     scheduler = _folder_scheduler(folder)
     empty_prompt = kind.empty_prompt
     if index.get("force_zeros_for_empty_prompt") is False:
         empty_prompt = "encode"
-    return name, Parts(networks, tokenizers, scheduler, empty_prompt)
+    return name, Parts(networks, tokenizers, scheduler, empty_prompt, extractor)
 
 
 def _family_of_folder(folder: Path, index: Config, families: Families) -> str:
@@ -65,23 +70,8 @@ def _family_of_folder(folder: Path, index: Config, families: Families) -> str:
         return next(iter(fitting))
     if any(index.get(text.part) == [None, None] for text in module.KIND.texts):
         raise FormatError(f"{folder} {_REFINER}")
-    unet = _read_json(folder / "unet" / "config.json")
+    unet = read_json(folder / "unet" / "config.json")
     return next(name for name, module in fitting.items() if module.owns(unet))
-
-
-def _pretrained(network: Any, folder: Path) -> Any:
-    """Load one network in float32; a tensor that is missing is an error and not a random number."""
-    variant = "fp16" if not _has_weights(folder, "") and _has_weights(folder, ".fp16") else None
-    module, info = network.from_pretrained(folder, variant=variant, local_files_only=True, output_loading_info=True)
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise FormatError(f"{folder} lacks {len(missing)} tensors of its {network.__name__}, {missing[0]} for one.")
-    return module.float()  # the libraries keep the file's precision, and not all of them by the same keyword
-
-
-def _has_weights(folder: Path, variant: str) -> bool:
-    stems = ("diffusion_pytorch_model", "model", "pytorch_model")
-    return any((folder / f"{stem}{variant}{end}").exists() for stem in stems for end in (".safetensors", ".bin"))
 
 
 def load_single(path: Path, families: Families, config_folder: Path | None) -> tuple[str, Parts | FlowParts]:
@@ -111,7 +101,10 @@ def load_single(path: Path, families: Families, config_folder: Path | None) -> t
         configs["scheduler"]["prediction_type"] = schedules.PREDICTION_TYPE[predicted]
         if module.KIND.markers and "ztsnr" in file.tensors:
             configs["scheduler"][schedules.ZERO_SNR] = True
-    return family, parts_of(file.tensors, configs, module, path)
+    tensors = file.tensors
+    if _input_channels(tensors) == DEPTH:
+        tensors, configs = depth.with_estimator(tensors, configs, described or {}, config_folder, path)
+    return family, parts_of(tensors, configs, module, path)
 
 
 def parts_of(tensors: StateDict, configs: Config, module: ModuleType, path: Path) -> Parts | FlowParts:
@@ -136,7 +129,7 @@ def _recognise(state: StateDict, families: Families, path: Path) -> str:
     singles = {name: module for name, module in families.items() if isinstance(module.KIND, Kind)}
     for name, module in singles.items():
         if module.matches(state) and any(key.startswith(UNET_PREFIX) for key in state):
-            _require_plain_inputs(int(state[UNET_PREFIX + "input_blocks.0.0.weight"].shape[1]), path)
+            _require_known_inputs(_input_channels(state), module.KIND, path)
             return name
     sample = ", ".join(sorted(state)[:3])
     raise FormatError(
@@ -145,11 +138,17 @@ def _recognise(state: StateDict, families: Families, path: Path) -> str:
     )
 
 
-def _require_plain_inputs(channels: int, path: Path) -> None:
-    if channels != 4:
-        kind = {5: "a depth", 9: "an inpainting"}.get(channels, "an unusual")
+def _input_channels(state: StateDict) -> int:
+    return int(state[UNET_PREFIX + "input_blocks.0.0.weight"].shape[1])
+
+
+def _require_known_inputs(channels: int, kind: Kind, path: Path) -> None:
+    if channels not in kind.folders:
+        what = {DEPTH: "a depth", INPAINTING: "an inpainting"}.get(channels, "an unusual")
+        known = " or ".join(map(str, sorted(kind.folders)))
         raise FormatError(
-            f"{path} is {kind} model: its UNet takes {channels} channels. Models with 4 can be trained so far."
+            f"{path} is {what} model: its UNet takes {channels} channels, and what the further ones are for is not "
+            f"known here. Of the family {kind.name}, models with {known} can be trained so far."
         )
 
 
@@ -190,7 +189,7 @@ def _predicted(metadata: dict[str, Any], module: ModuleType, state: StateDict) -
 def folder_configs(folder: Path, kind: Kind) -> Config:
     """Return the configurations in a diffusers folder, which needs no weights for this."""
     parts = ("unet", "vae", *(text.part for text in kind.texts))
-    configs = {part: _read_json(folder / part / "config.json") for part in parts}
+    configs = {part: read_json(folder / part / "config.json") for part in parts}
     configs["scheduler"] = _folder_scheduler(folder)
     for text in kind.texts:
         if (folder / text.tokenizer).is_dir():
@@ -213,7 +212,7 @@ def _folder_tokenizer(folder: Path) -> tokenizer_files.Files:
 def _folder_scheduler(folder: Path) -> Config:
     """Return the training schedule of a diffusers folder. Raises FormatError for one that would be trained wrongly."""
     path = folder / "scheduler" / "scheduler_config.json"
-    saved = _read_json(path)
+    saved = read_json(path)
     scheduler = {name: saved.get(name, default) for name, default in schedules.DEFAULT.items()}
     scheduler["prediction_type"] = saved.get("prediction_type", "epsilon")
     unknown = [
@@ -230,18 +229,6 @@ def _folder_scheduler(folder: Path) -> Config:
     if saved.get(schedules.ZERO_SNR):
         scheduler[schedules.ZERO_SNR] = True
     return scheduler
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FormatError(f"{path} is missing, so {path.parent} is not a whole diffusers model folder.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise FormatError(f"{path} should hold a JSON object.")
-    return content
 
 
 def find(path: str) -> Path:

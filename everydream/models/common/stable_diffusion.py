@@ -12,10 +12,20 @@ import torch
 from torch import nn
 
 from everydream.formats.files import StateDict
-from everydream.models.common import building, folders, latents, layout, schedules, text_keys, tokenizer_files
+from everydream.models.common import (
+    building,
+    depth,
+    folders,
+    inpainting,
+    latents,
+    layout,
+    schedules,
+    text_keys,
+    tokenizer_files,
+)
 from everydream.models.common.additions import own_weights
 from everydream.models.common.clip import Clip, Reading
-from everydream.models.common.kinds import Config, Kind, Parts, TextKind
+from everydream.models.common.kinds import INPAINTING, Config, Kind, Parts, TextKind
 from everydream.types import Conditioning, Crop
 
 _MARKERS = ("v_pred", "ztsnr")
@@ -33,6 +43,8 @@ class StableDiffusion:
     def __init__(self, kind: Kind, parts: Parts, clip_skip: int = 0, chunks: int = 1) -> None:
         self.kind, self.name, self.architecture = kind, kind.name, kind.architecture
         self.unet, self.vae = parts.networks["unet"], parts.networks["vae"]
+        self.depth_estimator, self.extractor = parts.networks.get(depth.PART), parts.extractor
+        self.channels = int(self.unet.config.in_channels)
         self.clips = {text.part: _clip(text, parts, clip_skip, chunks) for text in kind.texts}
         self.text_parts = self.word_parts = tuple(self.clips)
         self.extras = {key: tensor for key, tensor in parts.extras.items() if key not in _MARKERS or not kind.markers}
@@ -48,7 +60,9 @@ class StableDiffusion:
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the networks by part."""
-        return {"unet": self.unet, **{part: clip.encoder for part, clip in self.clips.items()}, "vae": self.vae}
+        encoders = {part: clip.encoder for part, clip in self.clips.items()}
+        further = {depth.PART: self.depth_estimator} if self.depth_estimator is not None else {}
+        return {"unet": self.unet, **encoders, "vae": self.vae, **further}
 
     def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
         """Send the calls of every trained network through `wrapper(network)`."""
@@ -82,6 +96,23 @@ class StableDiffusion:
         """Return latents sampled from the VAE's posterior, times its scaling factor, float32."""
         return latents.encode(self.vae, pixels_BCHW, seeds)
 
+    def image_inputs(
+        self, pixels_BCHW: torch.Tensor, seeds: Sequence[int], masks_B1HW: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return an inpainting model's mask and visible rest, a depth model's map; None for others."""
+        if self.depth_estimator is not None:
+            return depth.inputs(self.depth_estimator, self.extractor, pixels_BCHW, self.spatial_factor)
+        if self.channels == INPAINTING:
+            return inpainting.inputs(self.vae, pixels_BCHW, seeds, masks_B1HW)
+        return None
+
+    def blank_inputs(self, seeds: Sequence[int], image_hw: tuple[int, int]) -> torch.Tensor | None:
+        """Return a mask over everything, or one depth everywhere (0); None for models without such inputs."""
+        device = next(self.unet.parameters()).device
+        if self.depth_estimator is not None:
+            return torch.zeros(len(seeds), 1, *(side // self.spatial_factor for side in image_hw), device=device)
+        return inpainting.blank(self.vae, seeds, image_hw, device) if self.channels == INPAINTING else None
+
     def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
         """Return the text encoders' outputs side by side, the last one's pooled vector, and what the crops say.
 
@@ -100,6 +131,8 @@ class StableDiffusion:
         unet = self._call_unet if torch.is_grad_enabled() else self.unet
         has_more = self.unet.config.addition_embed_type == "text_time"
         more = {"text_embeds": conditioning.pooled_BD, "time_ids": conditioning.sizes_B6} if has_more else None
+        if conditioning.inputs_BCHW is not None:
+            x_BCHW = torch.cat([x_BCHW, conditioning.inputs_BCHW.to(x_BCHW.dtype)], dim=1)
         output: torch.Tensor = unet(x_BCHW, t_B, conditioning.tokens_BLD, added_cond_kwargs=more).sample
         return output
 
@@ -156,6 +189,8 @@ class StableDiffusion:
             "vae": folders.plain_config(self.vae.config),
             "scheduler": dict(self.scheduler_config),
         }
+        if self.depth_estimator is not None:
+            described |= depth.description(self.depth_estimator, self.extractor)
         if self.empty_prompt != self.kind.empty_prompt:
             described["empty_prompt"] = self.empty_prompt
         for text in self.kind.texts:
@@ -170,7 +205,8 @@ class StableDiffusion:
 
     def write_folder(self, folder: Path, dtype: torch.dtype) -> None:
         """Write a diffusers folder that old and new readers open: see `text_keys` and `tokenizer_files`."""
-        index: Config = {"_class_name": self.kind.pipeline, **self.kind.index}
+        pipeline, further = self.kind.folders[self.channels]
+        index: Config = {"_class_name": pipeline, **further}
         if "force_zeros_for_empty_prompt" in index:
             index["force_zeros_for_empty_prompt"] = self.empty_prompt == "zeros"
         for part, module in (("unet", self.unet), ("vae", self.vae)):
@@ -179,6 +215,9 @@ class StableDiffusion:
             clip = self.clips[text.part]
             index[text.part] = folders.write_clip(folder / text.part, clip.encoder, dtype)
             index[text.tokenizer] = folders.write_tokenizer(folder / text.tokenizer, clip.files)
+        if self.depth_estimator is not None:
+            index[depth.PART] = folders.write_depth_estimator(folder / depth.PART, self.depth_estimator, dtype)
+            index[depth.EXTRACTOR] = folders.write_extractor(folder / depth.EXTRACTOR, self.extractor)
         index["scheduler"] = folders.write_scheduler(
             folder, schedules.sampling_scheduler("ddim", self.scheduler_config)
         )

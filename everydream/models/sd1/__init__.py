@@ -5,7 +5,7 @@ from transformers import CLIPTextModel
 from everydream.formats.files import StateDict
 from everydream.models.common import text_keys
 from everydream.models.common.infer import text_config
-from everydream.models.common.kinds import SD_INDEX, SD_PIPELINES, Config, Kind, TextKind
+from everydream.models.common.kinds import SD_FOLDERS, SD_PIPELINES, Config, Kind, TextKind
 
 _ACTIVATION = "quick_gelu"
 
@@ -17,8 +17,7 @@ def _text_config(state: StateDict) -> Config:
 KIND = Kind(
     name="sd1",
     architecture="stable-diffusion-v1",
-    pipeline="StableDiffusionPipeline",
-    index=SD_INDEX,
+    folders=SD_FOLDERS,
     texts=(
         TextKind(
             network=CLIPTextModel,

@@ -10,10 +10,15 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from everydream.formats.files import StateDict
 from everydream.models.common import text_keys
 from everydream.models.common.infer import text_config
-from everydream.models.common.kinds import Config, Kind, TextKind
+from everydream.models.common.kinds import PLAIN, Config, Kind, TextKind
 
 _CLIP_PREFIX = "conditioner.embedders.0.transformer."
 _OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+_INDEX: Config = {
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "force_zeros_for_empty_prompt": True,
+}
 
 
 def _clip_config(state: StateDict) -> Config:
@@ -29,8 +34,7 @@ def _open_clip_config(state: StateDict) -> Config:
 KIND = Kind(
     name="sdxl",
     architecture="stable-diffusion-xl-v1-base",
-    pipeline="StableDiffusionXLPipeline",
-    index={"feature_extractor": [None, None], "image_encoder": [None, None], "force_zeros_for_empty_prompt": True},
+    folders={PLAIN: ("StableDiffusionXLPipeline", _INDEX)},
     texts=(
         TextKind(
             network=CLIPTextModel,

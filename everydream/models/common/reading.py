@@ -1,0 +1,42 @@
+"""Reads parts of a diffusers folder: JSON files and networks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from everydream.errors import FormatError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object. Raises FormatError where the file is not one."""
+    if not path.is_file():
+        raise FormatError(f"{path} is missing, so {path.parent} is not a whole diffusers model folder.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path} should hold a JSON object.")
+    return content
+
+
+def pretrained(network: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
+    """Load one network in float32; a tensor that is missing is an error and not a random number.
+
+    Those that begin like one of `unused` may be missing, and are 0 then.
+    """
+    variant = "fp16" if not _has_weights(folder, "") and _has_weights(folder, ".fp16") else None
+    module, info = network.from_pretrained(folder, variant=variant, local_files_only=True, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    if missing:
+        raise FormatError(f"{folder} lacks {len(missing)} tensors of its {network.__name__}, {missing[0]} for one.")
+    for key in info["missing_keys"]:
+        nn.init.zeros_(module.get_parameter(key))
+    return module.float()  # the libraries keep the file's precision, and not all of them by the same keyword
+
+
+def _has_weights(folder: Path, variant: str) -> bool:
+    stems = ("diffusion_pytorch_model", "model", "pytorch_model")
+    return any((folder / f"{stem}{variant}{end}").exists() for stem in stems for end in (".safetensors", ".bin"))
