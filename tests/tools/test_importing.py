@@ -190,7 +190,7 @@ def test_everydream2() -> None:
     assert checkpoints.dtype == "fp32" and checkpoints.keep is None
     assert (config.samples.every_steps, config.samples.prompts) == (100, "sample_prompts.txt")
 
-    assert "pyramid_noise_discount: 0.03" in section(report, "no counterpart")
+    assert config.loss.pyramid_noise == 0.03 and "pyramid_noise_discount: grains" in section(report, "otherwise")
     assert "ema_decay_rate: 0.99 every 10 steps is 0.998995 every step here" in section(report, "otherwise")
     assert "lr_decay_steps: not set" in section(report, "otherwise")
     assert "gpuid: " in section(report, "not needed here") and "wandb" in report.splitlines()[-2]
@@ -208,16 +208,52 @@ def test_every_key_of_everydream2_is_taken_over_or_told() -> None:
     aliases = {
         "optimizer_config": "optimizer",
         "data_root": "effy",
-        "lr": "learning rates",
+        "lr": "prodigy",
         "ema_update_interval": "every 10",
     }
     for key in raw:
         assert aliases.get(key, key) in said, key
     assert "my_fork_key: [1]" in section(result.stderr, "unknown")
     assert "seed: -1, random there" in result.stderr
-    # Rates of 1.0 belong to an optimizer that finds its own; here they would wreck a run.
+    # Of the rates there (1 and 5e-7) prodigy takes one for all.
     config, report = imported(saved(raw))
-    assert config.unet.lr == 1e-6 and config.optimizer.name == "adamw" and "prodigy finds its own" in report
+    assert config.unet.lr == config.text_encoder.lr == 1.0 and config.optimizer.name == "prodigy"
+    assert "prodigy finds one rate for all parts (unet.lr 1, text_encoder.lr 5e-07 there)" in report
+    # Rates of optimizers that find their own otherwise would wreck a run.
+    saved({**OPTIMIZER, "base": {**OPTIMIZER["base"], "optimizer": "dadapt_adam", "lr": 1.0}}, "optimizer.json")
+    config, report = imported(saved(raw))
+    assert config.unet.lr == 1e-6 and config.optimizer.name == "adamw" and "dadapt_adam finds its own" in report
+
+
+def test_everydream2_noise_levels_attention_and_a_text_encoders_own_optimizer() -> None:
+    text = {"lr": 5e-7, "betas": [0.8, 0.95], "epsilon": 1e-6, "weight_decay": 0.02}
+    saved({"base": {**OPTIMIZER["base"], "optimizer": "adamw8bit"}, "text_encoder_overrides": text}, "optimizer.json")
+    more = {"timestep_start": 100, "timestep_end": 900, "enable_zero_terminal_snr": True, "attn_type": "slice"}
+    config, report = imported(saved({**EVERYDREAM2, **more, "loss_type": "mse_huber"}))
+    assert (config.timesteps.min, config.timesteps.max, config.model.zero_terminal_snr) == (0.1, 0.9, True)
+    assert config.memory.attention == "sliced" and config.optimizer.name == "adamw_8bit"
+    own = config.text_encoder.optimizer
+    assert (own.betas, own.eps, own.weight_decay) == ([0.8, 0.95], 1e-6, None), "0.02 is base's too"
+    assert config.optimizer.betas == [0.9, 0.99] and config.loss.kind == "mse"
+    assert "mse_huber; the loss is" in section(report, "no counterpart")
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ({"optimizer": "lion", "betas": [0.9, 0.98], "weight_decay": 0.1}, ("lion", [0.9, 0.98], 0.1, {})),
+        (
+            {"optimizer": "prodigy", "lr": 1.0, "d0": 1e-5, "decouple": True},
+            ("prodigy", [0.9, 0.999], 0.01, {"d0": 1e-5, "decouple": True}),
+        ),
+    ],
+)
+def test_everydream2_optimizers(base: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    saved({"base": base}, "optimizer.json")
+    config, report = imported(saved(EVERYDREAM2))
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.betas, optimizer.weight_decay, optimizer.args) == expected
+    assert "no such argument" not in report
 
 
 def test_everydream2_learning_rates_as_its_code_resolves_them() -> None:

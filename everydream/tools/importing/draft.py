@@ -56,6 +56,11 @@ class Draft:
             self.tell("changed", f"{key}: {name!r} is {kept or 'imported'!r} here, as it names the run's folder.")
         self.put("project", kept or "imported", key if name else "")
 
+    def settings_at(self, key: str) -> Any:
+        """Return the value of one of ours; None if it is not set."""
+        entry = self.entries.get(key)
+        return entry.value if entry is not None else None
+
     def settings(self) -> dict[str, Any]:
         """Return our settings as a YAML file would hold them."""
         raw: dict[str, Any] = {}

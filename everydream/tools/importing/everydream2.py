@@ -8,10 +8,11 @@ from everydream.errors import ConfigError
 from everydream.tools.importing.draft import Draft, find
 from everydream.tools.importing.everydream2_tables import MISSING, NEEDLESS, NEUTRAL, OPTIMIZER_MISSING
 from everydream.tools.importing.keys import Keys
-from everydream.tools.importing.optimizers import put_optimizer, put_schedule
+from everydream.tools.importing.optimizers import put_arguments, put_optimizer, put_schedule, settle_rates
 from everydream.tools.importing.reading import read_json
 
 _OPTIMIZER_FILE = "optimizer.json"
+_ARGUMENTS = ("d0", "d_coef", "decouple", "growth_rate", "momentum", "safeguard_warmup", "use_bias_correction")
 
 
 def everydream2(raw: dict[str, Any], file: Path) -> Draft:
@@ -85,8 +86,32 @@ def _put_training(keys: Keys, draft: Draft) -> None:
     noise = keys.number("zero_frequency_noise_ratio", 0.02)
     draft.put("loss.offset_noise", max(0.0, noise), "zero_frequency_noise_ratio")
     if keys.text("loss_type", "mse_huber") != "mse":
-        draft.tell("missing", f"loss_type: {keys.text('loss_type', 'mse_huber')}; the loss is the mean squared error.")
+        draft.tell(
+            "missing",
+            f"loss_type: {keys.text('loss_type', 'mse_huber')}; the loss is the mean squared error. "
+            "loss.kind: huber is another form of it: pseudo-Huber, with a bound that moves with the noise.",
+        )
+    _put_noise_levels(keys, draft)
     _put_ema(keys, draft)
+
+
+def _put_noise_levels(keys: Keys, draft: Draft) -> None:
+    discount = keys.number("pyramid_noise_discount", None)
+    if discount:
+        draft.put("loss.pyramid_noise", discount, "pyramid_noise_discount")
+        draft.tell("changed", "pyramid_noise_discount: grains grow coarser faster there.")
+    for key, ours, idle in (("timestep_start", "timesteps.min", 0), ("timestep_end", "timesteps.max", 1000)):
+        timestep = keys.whole(key, idle)
+        if timestep != idle:
+            draft.put(ours, timestep / 1000, f"{key}, in thousandths there")
+        elif keys.given(key):
+            draft.tell("idle", key)
+    if keys.flag("enable_zero_terminal_snr", False):
+        draft.put("model.zero_terminal_snr", True, "enable_zero_terminal_snr")
+        draft.tell("changed", "enable_zero_terminal_snr: a model that predicts the noise is refused with it here.")
+    if keys.given("attn_type"):
+        kinds = {"xformers": "xformers", "slice": "sliced"}
+        draft.put("memory.attention", kinds.get(keys.text("attn_type", "sdp"), "sdpa"), "attn_type")
 
 
 def _put_ema(keys: Keys, draft: Draft) -> None:
@@ -125,17 +150,32 @@ def _put_optimizer(keys: Keys, draft: Draft, optimizer: Keys) -> None:
     base, text = optimizer.table("base"), optimizer.table("text_encoder_overrides")
     suits = put_optimizer(draft, "optimizer", base.text("optimizer", "adamw8bit"))
     _put_rates(keys, draft, optimizer, base, text, suits)
-    betas = base.any("betas")
-    if betas is not None:
-        draft.put("optimizer.betas", betas, "betas")
-    draft.put("optimizer.eps", base.number("epsilon", 1e-8), "epsilon")
-    draft.put("optimizer.weight_decay", base.number("weight_decay", 0.01), "weight_decay")
+    settle_rates(draft, "optimizer")
+    own = {"betas": base.any("betas"), "eps": base.number("epsilon", None)}
+    own |= {"weight_decay": base.number("weight_decay", 0.01)}
+    own |= {name: base.any(name) for name in _ARGUMENTS if base.given(name)}
+    put_arguments(draft, "optimizer.json", [f"{name}={value}" for name, value in own.items() if value is not None])
+    _put_own_optimizer(keys, draft, text)
     shape = base.text("lr_scheduler", keys.text("lr_scheduler", "constant"))
     _put_lengths(keys, draft, base, put_schedule(draft, "lr_scheduler", shape))
     _put_freezing(optimizer.table("text_encoder_freezing"), draft)
     base.tell_rest({}, OPTIMIZER_MISSING, {})
     text.tell_rest({}, OPTIMIZER_MISSING, optimizer.any("base") or {})  # what base says too asks for nothing
     optimizer.tell_rest(NEEDLESS, OPTIMIZER_MISSING, {})
+
+
+def _put_own_optimizer(keys: Keys, draft: Draft, text: Keys) -> None:
+    """Set what of the optimizer the text encoder has by itself."""
+    if keys.flag("disable_textenc_training", False):
+        return
+    own = {"betas": text.any("betas"), "eps": text.number("epsilon", None)}
+    own |= {"weight_decay": text.number("weight_decay", None)}
+    given = {name: value for name, value in own.items() if value is not None}
+    differing = {name: value for name, value in given.items() if value != draft.settings_at(f"optimizer.{name}")}
+    if differing:
+        draft.put("text_encoder.optimizer", differing, "text_encoder_overrides")
+    elif given:
+        draft.tell("idle", "text_encoder_overrides")
 
 
 def _put_rates(keys: Keys, draft: Draft, optimizer: Keys, base: Keys, text: Keys, suits: bool) -> None:

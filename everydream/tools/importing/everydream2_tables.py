@@ -2,7 +2,6 @@
 
 NEEDLESS = {
     "amp": "disable_amp decides.",
-    "attn_type": "PyTorch's own attention is always used.",
     "config": "the name of this file.",
     "gpuid": "choose a GPU with the environment variable CUDA_VISIBLE_DEVICES.",
     "notebook": "only changes the progress bar.",
@@ -21,7 +20,7 @@ NEEDLESS = {
     "ema_sample_ema_model": "samples are of the average where one is kept, see checkpoints.use_ema.",
     "ema_sample_nonema_model": "samples are of the average, or with checkpoints.use_ema: false of the model.",
     "scale_lr": "learning rates are used as they are.",
-    "lowvram": "memory is saved by train.gradient_checkpointing and train.batch_size.",
+    "lowvram": "room is saved by memory.level, see docs/memory.md.",
 }
 MISSING = {
     "embedding_perturbation": "text embeddings are not disturbed.",
@@ -29,26 +28,20 @@ MISSING = {
     "ema_update_interval": "no average is asked for, or by another key; here it moves with every step.",
     "ema_strength_target": "set ema.decay, e.g. 0.9999.",
     "ema_resume_model": "the average starts from the model itself.",
-    "enable_zero_terminal_snr": "the noise schedule is the model's own.",
     "load_settings_every_epoch": "settings stay as they are during a run.",
     "plugins": "there are none.",
-    "pyramid_noise_discount": "noise is plain, or with an offset (loss.offset_noise).",
     "rated_dataset": "images are not thinned out over the epochs.",
     "rated_dataset_target_dropout_percent": "images are not thinned out over the epochs.",
-    "timestep_start": "timesteps are drawn from the whole range.",
-    "timestep_end": "timesteps are drawn from the whole range.",
     "validation_config": "see the section preservation, which measures images that are held out.",
     "wandb": "with wandb installed set trackers: [wandb]; until then TensorBoard is used.",
 }
-NEUTRAL = {"timestep_end": 1000, "ema_update_interval": 500, "rated_dataset_target_dropout_percent": 50}
+NEUTRAL = {"ema_update_interval": 500, "rated_dataset_target_dropout_percent": 50}
 """Values that ask for nothing."""
-_ONE = "UNet and text encoder have one optimizer and one schedule, those of base; only their rates differ."
+_ONE = "both have the optimizer and schedule of base; only rates, betas, epsilon and decay can differ."
 OPTIMIZER_MISSING = {
+    **dict.fromkeys(("optimizer", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps"), _ONE),
     **dict.fromkeys(
-        ("optimizer", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "betas", "epsilon", "weight_decay"), _ONE
-    ),
-    **dict.fromkeys(
-        ("d0", "decouple", "momentum", "no_prox", "use_bias_correction", "growth_rate", "safeguard_warmup"),
+        ("no_prox",),
         "belongs to an optimizer that is not here.",
     ),
     "freeze_final_layer_norm": "the final layer norm trains with the last layers.",

@@ -1,7 +1,7 @@
 """The keys of another trainer's file, taken one by one with the type they need; the rest is told at the end."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from everydream.tools.importing.draft import Draft
@@ -26,6 +26,15 @@ class Keys:
     def given(self, key: str) -> bool:
         """Tell whether a key is set, without taking it."""
         return self._raw.get(key) not in (None, "")
+
+    def is_on(self, key: str) -> bool:
+        """Tell whether a key is set to more than false, 0 or nothing, without taking it."""
+        return not _is_off(self._raw.get(key))
+
+    def equals(self, other: "Keys", apart_from: Collection[str]) -> bool:
+        """Tell whether two tables say the same, apart from some keys, without taking any."""
+        keys = (self._raw.keys() | other._raw.keys()) - set(apart_from)
+        return all(self._raw.get(key) == other._raw.get(key) for key in keys)
 
     def any(self, key: str) -> Any:
         """Take a key of any type; None if it is not set."""

@@ -1,7 +1,6 @@
 """kohya's scripts (sd-scripts): the TOML of a run, of a data set, or both, as a draft of ours."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,20 @@ from everydream.errors import ConfigError
 from everydream.tools.importing.draft import Draft, find
 from everydream.tools.importing.keys import Keys
 from everydream.tools.importing.kohya_data import put_data
+from everydream.tools.importing.kohya_family import put_block_rates, put_model, put_reading, put_timesteps, script_of
 from everydream.tools.importing.kohya_lengths import Lengths, draws_of
+from everydream.tools.importing.kohya_loss import put_loss
+from everydream.tools.importing.kohya_memory import put_memory
 from everydream.tools.importing.kohya_method import put_method
 from everydream.tools.importing.kohya_outputs import put_outputs
-from everydream.tools.importing.kohya_tables import MISSING, NEEDLESS, NEUTRAL, OTHER_FAMILIES
-from everydream.tools.importing.optimizers import put_optimizer, put_schedule
+from everydream.tools.importing.kohya_tables import MISSING, NEEDLESS, NEUTRAL
+from everydream.tools.importing.optimizers import (
+    put_adafactor,
+    put_arguments,
+    put_optimizer,
+    put_schedule,
+    settle_rates,
+)
 from everydream.tools.importing.reading import parse
 
 
@@ -24,38 +32,26 @@ def kohya(raw: dict[str, Any], file: Path) -> Draft:
     """
     draft = Draft("kohya's sd-scripts")
     keys = Keys(raw, draft)
-    _tell_other_families(keys, draft)
+    script = script_of(keys)
     draft.put_project(keys.text("output_name", None), "output_name")
     if keys.given("output_dir"):
         draft.put("runs_dir", keys.text("output_dir", "runs"), "output_dir")
     if keys.given("seed"):
         draft.put("seed", keys.whole("seed", 0), "seed")
-    draft.put_model(keys.text("pretrained_model_name_or_path", None), "pretrained_model_name_or_path")
-    if keys.flag("v_parameterization", False):
-        draft.put("model.prediction", "v", "v_parameterization")
+    put_model(keys, draft, script, file)
     put_data(draft, keys, *_data_set(keys, file, draft), file)
     suits = _put_optimizer(keys, draft)
-    put_method(keys, draft, suits)
+    put_method(keys, draft, suits, script)
+    put_block_rates(keys, draft)
+    settle_rates(draft, "optimizer_type")
     lengths = _put_lengths(keys, draft, file)
-    _put_training(keys, draft, lengths)
+    _put_training(keys, draft)
+    put_reading(keys, draft, script)
+    put_timesteps(keys, draft, script)
+    put_memory(keys, draft)
     put_outputs(keys, draft, lengths, file)
     keys.tell_rest(NEEDLESS, MISSING, NEUTRAL)
     return draft
-
-
-def _tell_other_families(keys: Keys, draft: Draft) -> None:
-    model = keys.text("pretrained_model_name_or_path", None) or ""
-    for family, own, called in OTHER_FAMILIES:
-        signs = [key for key in own.split() if keys.given(key) and keys.any(key) is not False]
-        signs += (
-            [f"pretrained_model_name_or_path {model}"] if re.search(called, Path(model).name, re.IGNORECASE) else []
-        )
-        if signs:
-            draft.tell(
-                "missing",
-                f"{', '.join(signs)}: {family} cannot be trained yet; these settings are for Stable Diffusion 1.x and "
-                "2.x, so choose such a model.",
-            )
 
 
 def _data_set(keys: Keys, file: Path, draft: Draft) -> tuple[Keys, list[Keys]]:
@@ -86,28 +82,15 @@ def _put_optimizer(keys: Keys, draft: Draft) -> bool:
     ]
     name = keys.text("optimizer_type", None) or (old[0] if old else "AdamW")
     suits = put_optimizer(draft, "optimizer_type", name)
-    for argument in keys.texts("optimizer_args"):
-        key, _, value = argument.partition("=")
-        _put_argument(keys, draft, key.strip(), value.strip())
+    arguments = keys.texts("optimizer_args")
+    if draft.entries["optimizer.name"].value == "adafactor":
+        known = ("relative_step", "scale_parameter", "warmup_init")
+        given = {key.strip(): value.strip() for key, _, value in (argument.partition("=") for argument in arguments)}
+        suits = put_adafactor(draft, given, keys.given("learning_rate"))
+        arguments = [argument for argument in arguments if argument.partition("=")[0].strip() not in known]
+    for broken in put_arguments(draft, "optimizer_args", arguments):
+        keys.problem("optimizer_args", f"{broken} is no number")
     return suits
-
-
-def _put_argument(keys: Keys, draft: Draft, key: str, value: str) -> None:
-    """Take over one `key=value` of optimizer_args."""
-    try:
-        numbers = [float(number) for number in value.strip("()[] ").split(",") if number.strip()]
-    except ValueError:
-        numbers = []
-    if key == "betas" and len(numbers) == 2:
-        draft.put("optimizer.betas", numbers, "optimizer_args")
-    elif key in ("weight_decay", "eps") and len(numbers) == 1:
-        draft.put(f"optimizer.{key}", numbers[0], "optimizer_args")
-    elif key == "momentum" and len(numbers) == 1:
-        draft.put("optimizer.betas", [numbers[0], 0.999], "optimizer_args")
-    elif key in ("betas", "weight_decay", "eps", "momentum"):
-        keys.problem("optimizer_args", f"{key}={value} is no number")
-    else:
-        draft.tell("missing", f"optimizer_args: {key}={value}; our optimizer has no such argument.")
 
 
 def _put_lengths(keys: Keys, draft: Draft, file: Path) -> Lengths:
@@ -130,38 +113,52 @@ def _put_lengths(keys: Keys, draft: Draft, file: Path) -> Lengths:
     return Lengths(None, math.ceil(draws / images_per_step) if draws else None, steps)
 
 
-def _put_training(keys: Keys, draft: Draft, lengths: Lengths) -> None:
+def _put_training(keys: Keys, draft: Draft) -> None:
     precision = keys.text("mixed_precision", "no")
     draft.put("train.precision", "fp32" if precision == "no" else precision, "mixed_precision")
-    if keys.given("gradient_checkpointing"):
-        draft.put("train.gradient_checkpointing", keys.flag("gradient_checkpointing", True), "gradient_checkpointing")
     draft.put("train.max_grad_norm", keys.number("max_grad_norm", 1.0) or None, "max_grad_norm")
-    draft.put("loss.min_snr_gamma", keys.number("min_snr_gamma", None) or None, "min_snr_gamma")
-    draft.put("loss.offset_noise", keys.number("noise_offset", None) or 0.0, "noise_offset")
+    put_loss(keys, draft)
     if keys.given("max_data_loader_n_workers"):
         draft.put("data.workers", keys.whole("max_data_loader_n_workers", 8), "max_data_loader_n_workers")
-    clip_skip = keys.whole("clip_skip", None)
-    if clip_skip is not None:
-        draft.put("text_encoder.clip_skip", max(0, clip_skip - 1), "clip_skip, which counts from 1 there")
-    _put_schedule(keys, draft, lengths)
+    _put_schedule(keys, draft)
 
 
-def _put_schedule(keys: Keys, draft: Draft, lengths: Lengths) -> None:
-    name = keys.text("lr_scheduler", "constant")
-    shape = put_schedule(draft, "lr_scheduler", name)
-    power, cycles = keys.number("lr_scheduler_power", 1.0), keys.whole("lr_scheduler_num_cycles", 1)
-    if shape == "polynomial":
-        draft.put("lr_schedule.power", power, "lr_scheduler_power")
-    elif keys.given("lr_scheduler_power"):
-        draft.tell("idle", "lr_scheduler_power")
-    if name == "cosine_with_restarts" and cycles > 1:
-        draft.tell("missing", f"lr_scheduler_num_cycles: {cycles}; the rate falls once.")
-    elif keys.given("lr_scheduler_num_cycles"):
-        draft.tell("idle", "lr_scheduler_num_cycles")
+def _put_schedule(keys: Keys, draft: Draft) -> None:
+    """Set the schedule; `lr_scheduler_type`, a class of PyTorch's, goes before `lr_scheduler`."""
+    key = "lr_scheduler_type" if keys.given("lr_scheduler_type") else "lr_scheduler"
+    name = keys.text("lr_scheduler_type", keys.text("lr_scheduler", "constant"))
+    if draft.settings_at("lr_schedule.name") is not None:  # relative_step has decided
+        draft.tell("needless", f"{key}: {name}; relative_step goes before it.")
+        return
+    shape = put_schedule(draft, key, name)
+    _put_shape(keys, draft, name, shape)
     warmup = keys.number("lr_warmup_steps", 0.0)
     if warmup and name == "constant":
         draft.tell("idle", "lr_warmup_steps")
     elif 0 < warmup < 1:
-        lengths.put_share(draft, warmup)
+        draft.put("lr_schedule.warmup_share", warmup, "lr_warmup_steps")
     elif warmup:
         draft.put("lr_schedule.warmup_steps", int(warmup), "lr_warmup_steps")
+
+
+def _put_shape(keys: Keys, draft: Draft, name: str, shape: str) -> None:
+    """Set what single shapes take: powers, cycles, the least rate, one-cycle's arguments."""
+    power, cycles = keys.number("lr_scheduler_power", 1.0), keys.whole("lr_scheduler_num_cycles", 1)
+    least = keys.number("lr_scheduler_min_lr_ratio", 0.0)
+    used = {"lr_scheduler_power": shape == "polynomial", "lr_scheduler_num_cycles": name == "cosine_with_restarts"}
+    used |= {"lr_scheduler_min_lr_ratio": name == "cosine_with_min_lr"}
+    if used["lr_scheduler_power"]:
+        draft.put("lr_schedule.power", power, "lr_scheduler_power")
+    if used["lr_scheduler_num_cycles"]:
+        draft.put("lr_schedule.cycles", cycles, "lr_scheduler_num_cycles")
+    if used["lr_scheduler_min_lr_ratio"]:
+        draft.put("lr_schedule.min_factor", least, "lr_scheduler_min_lr_ratio")
+    for key, counts in used.items():
+        if keys.given(key) and not counts:
+            draft.tell("idle", key)
+    for argument in keys.texts("lr_scheduler_args"):
+        key, _, value = argument.partition("=")
+        if key.strip() == "pct_start" and shape == "one_cycle":
+            draft.put("lr_schedule.warmup_share", float(value), "lr_scheduler_args")
+        else:
+            draft.tell("missing", f"lr_scheduler_args: {argument}; our schedule has no such argument.")

@@ -5,7 +5,6 @@ datasets, subsets                 each subset a source; num_repeats and class_to
                                   folder's name counts for nothing there
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,14 @@ from everydream.data.kohya import parse_folder
 from everydream.data.texts import normalise
 from everydream.tools.importing.draft import Draft, find
 from everydream.tools.importing.keys import Keys, Levels
+from everydream.tools.importing.kohya_shared import (
+    FOR_ALL,
+    area_side,
+    put_for_all,
+    put_resolutions,
+    repeat_for_resolutions,
+    sides_of,
+)
 from everydream.tools.importing.kohya_tables import MISSING, NEEDLESS, NEUTRAL
 from pictures.decode import image_extensions
 
@@ -35,13 +42,17 @@ def put_data(draft: Draft, keys: Keys, general: Keys, datasets: list[Keys], file
     common = _visits(Levels([general, keys], _ARGUMENTS), draft)
     for name, value in common.items():
         draft.put(f"data.{name}" if name == "flip_p" else f"captions.{name}", value, _VISITS[name])
+    kept = put_resolutions(draft, general, datasets, keys)
+    subsets: list[Levels] = []
     if datasets:
         for key in ("train_data_dir", "reg_data_dir", "in_json"):
             if keys.text(key, None) is not None:
                 draft.tell("idle", key)
-        _add_subsets(draft, keys, general, datasets, common, file)
+        subsets = _add_subsets(draft, keys, general, kept, common, file)
+        repeat_for_resolutions(draft, len(datasets) if len(kept) < len(datasets) else 1)
     else:
         _add_folders(draft, keys)
+    put_for_all(draft, subsets or [Levels([general, keys], _ARGUMENTS)])
     weight = keys.number("prior_loss_weight", 1.0)
     if draft.has_class_images:
         draft.put("class_images.prior_weight", weight, "prior_loss_weight")
@@ -49,15 +60,14 @@ def put_data(draft: Draft, keys: Keys, general: Keys, datasets: list[Keys], file
         draft.tell("idle", "prior_loss_weight")
     if not draft.sources and not draft.problems:
         keys.problem("train_data_dir", "missing, and neither dataset_config nor in_json says of any images")
-    for table in (general, *datasets):
+    for table in (general, *kept):
         table.tell_rest(NEEDLESS, MISSING, NEUTRAL)
 
 
 def _put_sizes(draft: Draft, levels: Levels, keys: Keys) -> None:
-    sides = _sides(levels.any("resolution"), keys)
-    side = sides[0]
+    sides = sides_of(levels.any("resolution"), keys)
+    side = area_side(sides)
     if sides[0] != sides[1]:
-        side = round(math.sqrt(sides[0] * sides[1]) / 8) * 8
         draft.tell("changed", f"resolution: {sides[0]} x {sides[1]}; here buckets have the area of {side} x {side}.")
     draft.put("data.resolution", side, "resolution")
     draft.put("data.crop", "random" if levels.flag("random_crop", False) else "center", "random_crop")
@@ -71,19 +81,6 @@ def _put_sizes(draft: Draft, levels: Levels, keys: Keys) -> None:
         given = levels.text(key, None)
         if given not in (None, built_in):
             draft.tell("missing", f"{key}: {given!r}; here it is {built_in!r}, with captions: kohya.")
-
-
-def _sides(value: Any, keys: Keys) -> tuple[int, int]:
-    """Return width and height of `512`, `"512,768"` or `[512, 768]`; 512 if none is given."""
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value or 512]
-    try:
-        sides = [int(part) for part in parts]
-    except (TypeError, ValueError):
-        sides = []
-    if len(sides) not in (1, 2) or min(sides, default=0) < 1:
-        keys.problem("resolution", f"should be one or two whole numbers (it is {value!r})")
-        return 512, 512
-    return sides[0], sides[-1]
 
 
 def _visits(levels: Levels, draft: Draft) -> dict[str, Any]:
@@ -123,7 +120,9 @@ def _add_metadata(draft: Draft, path: str, folder: str | None, key: str, more: d
 
 def _add_subsets(
     draft: Draft, keys: Keys, general: Keys, datasets: list[Keys], common: dict[str, Any], file: Path
-) -> None:
+) -> list[Levels]:
+    """Add the subsets' sources, and return the tables that count for each."""
+    counting: list[Levels] = []
     for number, dataset in enumerate(datasets):
         subsets = dataset.tables("subsets")
         before = len(draft.sources)
@@ -132,12 +131,16 @@ def _add_subsets(
             source = _subset(draft, subset, levels, file)
             own = {name: value for name, value in _visits(levels, draft).items() if value != common[name]}
             draft.sources += [{**source, **own}] if source else []
+            for key in FOR_ALL.values():
+                levels.any(key)  # set for all images together
+            counting.append(levels)
             subset.tell_rest(NEEDLESS, MISSING, NEUTRAL)
         if not subsets:
             dataset.problem("subsets", "missing, so this data set has no images")
         if len(datasets) > 1:
             _pair(draft, before, number)
             _tell_other_sizes(draft, dataset, datasets[0])
+    return counting
 
 
 def _pair(draft: Draft, before: int, number: int) -> None:
@@ -178,11 +181,6 @@ def _subset(draft: Draft, subset: Keys, levels: Levels, file: Path) -> dict[str,
     source: dict[str, Any] = {"path": folder}
     if rule.get("captions") == "everydream" and levels.flag("enable_wildcard", False):
         source["lines"] = "choose"
-        draft.tell(
-            "changed",
-            f"{subset.name('enable_wildcard')}: lines are variants here too, but {{a|b}} is read with captions: kohya "
-            f"alone; for that call the folder 1_words in place of {folder}.",
-        )
     if is_class:
         # Class images are drawn as often as training images, there as here, whatever their repeats are.
         source["role"] = "class"

@@ -19,32 +19,11 @@ class Lengths(NamedTuple):
     max_steps: int | None
 
     @property
-    def total_steps(self) -> int | None:
-        """Steps of the whole run, about."""
-        if self.max_steps is not None or self.epochs is None or self.steps_per_epoch is None:
-            return self.max_steps
-        return self.epochs * self.steps_per_epoch
-
-    @property
     def total_epochs(self) -> int | None:
         """Epochs of the whole run, about."""
         if self.epochs is not None or self.max_steps is None or self.steps_per_epoch is None:
             return self.epochs
         return math.ceil(self.max_steps / self.steps_per_epoch)
-
-    def put_share(self, draft: Draft, share: float) -> None:
-        """Set a warm-up that is a share of all steps."""
-        total = self.total_steps
-        if total is None:
-            draft.tell(
-                "missing",
-                f"lr_warmup_steps: {share:g} of all steps, and the images are not there to count them; "
-                "set lr_schedule.warmup_steps.",
-            )
-            return
-        draft.put("lr_schedule.warmup_steps", int(share * total), "lr_warmup_steps")
-        if self.max_steps is None:
-            draft.tell("changed", f"lr_warmup_steps: {share:g} of all steps is about {int(share * total)} here.")
 
 
 def draws_of(draft: Draft, file: Path) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from everydream.tools.importing.draft import Draft
 from everydream.tools.importing.keys import Keys
+from everydream.tools.importing.kohya_family import Script
 from everydream.tools.importing.kohya_lengths import Lengths
 
 _KINDS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
@@ -13,7 +14,7 @@ _RATE = 2e-6
 """learning_rate where none is given."""
 
 
-def put_method(keys: Keys, draft: Draft, suits: bool) -> None:
+def put_method(keys: Keys, draft: Draft, suits: bool, script: Script) -> None:
     """Set the method and its part; `suits` tells whether the learning rates do."""
     module = keys.text("network_module", None)
     if module is not None:
@@ -23,9 +24,12 @@ def put_method(keys: Keys, draft: Draft, suits: bool) -> None:
         _put_words(keys, draft, suits)
     else:
         draft.put("method", "dreambooth" if draft.has_class_images else "full")
-        if keys.given("in_json") and not keys.flag("train_text_encoder", False):
+        if (keys.given("in_json") or script != "plain") and not keys.flag("train_text_encoder", False):
             draft.put("text_encoder.train", False, "train_text_encoder")
-        _put_rates(keys, draft, "learning_rate", "learning_rate_te", suits)
+        own = "learning_rate_te" if script == "plain" else "learning_rate_te1"
+        _put_rates(keys, draft, "learning_rate", own, suits)
+    if script in ("xl", "three encoders") and (module is not None or keys.flag("train_text_encoder", False)):
+        _put_second_rate(keys, draft, "text_encoder_lr" if module is not None else None, suits)
 
 
 def put_stop(keys: Keys, draft: Draft, lengths: Lengths) -> None:
@@ -108,6 +112,22 @@ def _put_rates(keys: Keys, draft: Draft, unet_key: str, text_key: str, suits: bo
             draft.put(f"{part}.lr", rate, key if keys.given(key) else "learning_rate")
     if keys.given("learning_rate") and keys.given(text_key) and unet_key != "learning_rate" and keys.given(unet_key):
         draft.tell("idle", "learning_rate")  # both parts have rates of their own
+
+
+def _put_second_rate(keys: Keys, draft: Draft, listed: str | None, suits: bool) -> None:
+    """Set the rate of a second text encoder: of a list, or with a key of its own; without one, it is as the first."""
+    if listed is not None and (draft.settings_at("text_encoder.train") is False or not keys.given(listed)):
+        return
+    rates = keys.any(listed or "learning_rate_te2")
+    if listed is None:
+        key, rate = "learning_rate_te2", keys.number("learning_rate_te2", keys.number("learning_rate", _RATE))
+    elif isinstance(rates, list) and len(rates) > 1 and isinstance(rates[1], int | float):
+        key, rate = listed, float(rates[1])
+    else:
+        return
+    draft.put("text_encoder_2.train", bool(rate), key)
+    if rate and suits:
+        draft.put("text_encoder_2.lr", rate, key)
 
 
 def _first(keys: Keys, key: str, default: float) -> float:
