@@ -1,6 +1,7 @@
 """The recipes in configs/ are valid settings, open with the command that runs them, and train."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 from conftest import make_images, metrics_of, train_here
 
 from everydream.config import RunConfig, load_config, parse_yaml, resolve
+from everydream.training.memory import resolved, static_bytes
+from everydream.yaml_text import apply_override
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -127,3 +130,79 @@ def test_a_recipe_trains(name: str, tmp_path: Path, request: pytest.FixtureReque
     lines = [line for line in metrics_of(run) if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2] and all(math.isfinite(line["loss"]) for line in lines)
     assert list((run / "samples").iterdir())
+
+
+CARDS = (8, 12, 16, 24, 80)
+PARAMETERS = {  # trained, frozen; of the recipe as it is
+    "sd15_subject": (982_581_444, 83_653_863),
+    "sd21_768v": (940_000_000, 350_000_000),
+    "sdxl": (2_567_463_684, 901_000_000),
+    "sd3": (20_000_000, 2_028_000_000),
+    "flux": (40_000_000, 11_900_000_000),
+}
+"""Of flow transformers only what stays on the device at every level is counted as frozen: the transformer."""
+
+
+def card_rows() -> list[tuple[str, int, list[str], float | None]]:
+    """Return (recipe, GB of the card, overrides, peak in GB, None where it does not fit) of docs/recipes.md."""
+    rows, recipe = [], ""
+    for line in (CONFIGS.parent / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines():
+        if heading := re.match(r"## .*`configs/(\w+)\.yaml`", line):
+            recipe = heading[1]
+        if row := re.match(r"\| (\d+) GB \| (.*?) \| (?:([\d.]+) GB)? ?\|", line):
+            rows.append((recipe, int(row[1]), row[2].strip("`").split(), float(row[3]) if row[3] else None))
+    return rows
+
+
+def with_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return settings with a card's over them."""
+    for override in overrides if overrides != ["as", "it", "is"] else []:
+        assert apply_override(raw, override) is None
+    return raw
+
+
+def test_every_family_has_a_row_for_every_card() -> None:
+    found = [(recipe, card) for recipe, card, _, _ in card_rows()]
+    assert found == [(recipe, card) for recipe in PARAMETERS for card in CARDS]
+    too_large = {recipe for recipe, _, overrides, peak in card_rows() if peak is None}
+    assert too_large == {"flux"}
+    assert all((peak is None) == (overrides == ["does", "not", "fit"]) for _, _, overrides, peak in card_rows())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "card", "overrides", "peak"),
+    [pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in card_rows() if row[3] is not None],
+)
+def test_a_cards_settings_are_valid_and_leave_room(
+    recipe: str, card: int, overrides: list[str], peak: float, tmp_path: Path
+) -> None:
+    """Nothing smaller than what the weights, gradients and state take can be the peak, and 1.5 GB stay free."""
+    raw = parse_yaml((CONFIGS / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe)
+    raw["model"]["path"] = str(tmp_path)
+    for source in raw["data"]["sources"]:
+        source["path"] = str(tmp_path)
+    config = resolve(with_overrides(raw, overrides), tmp_path, to_train=True)
+    use = resolved(config.memory, config.train, config.optimizer)
+    trained, frozen = PARAMETERS[recipe]
+    held = static_bytes({"trained": trained, "frozen": 0, "largest": 0}, use)
+    if recipe in ("sd3", "flux") or not use.offload_frozen:
+        held["frozen"] = frozen * (2 if use.frozen == "bf16" else 4)
+    assert sum(held.values()) / 1e9 <= peak <= card - 1.5
+
+
+@pytest.mark.parametrize(("recipe", "card"), [("sd21_768v", 8), ("sdxl", 8), ("sd3", 8)])
+def test_a_small_cards_recipe_trains(recipe: str, card: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    fixtures = {"sd21_768v": "sd2_folder", "sdxl": "sdxl_folder", "sd3": "flow_folders"}
+    found = request.getfixturevalue(fixtures[recipe])
+    (overrides,) = (row[2] for row in card_rows() if row[:2] == (recipe, card))
+    model = found[recipe] if isinstance(found, dict) else found
+    raw = with_overrides(raw_with_images(CONFIGS / f"{recipe}.yaml", tmp_path, model), overrides)
+    batch, accumulation = raw["train"]["batch_size"], raw["train"].get("gradient_accumulation", 1)
+    raw = made_small(raw, tmp_path)
+    raw["train"] |= {"precision": "bf16", "batch_size": batch, "max_steps": 1}
+    raw["samples"] |= {"every_steps": None}
+    raw.pop("preservation")
+    config = tmp_path / "card.yaml"
+    config.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    (line,) = (line for line in metrics_of(train_here(config)) if "loss" in line)
+    assert math.isfinite(line["loss"]) and load_config(config).train.gradient_accumulation == accumulation
