@@ -53,6 +53,15 @@ def test_sampling_puts_modes_back_and_draws_from_no_shared_generator(model_folde
     assert family.modules()["unet"].training
 
 
+def test_samples_at_1024_are_of_the_prompts_that_were_asked_for(model_folder: Path) -> None:
+    """Defect 23: elsewhere samples at 1024 raise, and other prompts are drawn instead."""
+    family = load(ModelSettings(path=str(model_folder)))
+    for width, height in ((1024, 64), (64, 1024)):
+        options = {"width": width, "height": height, "steps": 1, "guidance": 1.0}
+        first, second = (sample_images(family, [prompt], [1], **options)[0] for prompt in ("a red barn", "a dog"))
+        assert first.shape == second.shape == (height, width, 3) and not np.array_equal(first, second)
+
+
 def test_prompt_files(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa cat\n\n  # a comment\n  a dog  \n日本語\n", encoding="utf-8")

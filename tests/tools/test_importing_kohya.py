@@ -566,11 +566,12 @@ resolution = 768
 
 
 def test_the_same_subsets_at_several_resolutions() -> None:
-    config, _ = imported(LITTLE + MANY.format(first=512, second=3))
+    config, report = imported(LITTLE + MANY.format(first=512, second=3))
     assert [(other.resolution, other.share) for other in config.data.also_at] == [(768, 0.5)]
     assert len(config.data.sources) == 1 and config.data.resolution == 512
     planned = plan_run(config)
-    assert planned.mix.counts(0).tolist() == [6, 6], "each image three times at each resolution"
+    assert planned.mix.counts(0).tolist() == [6, 6], "of each image three draws at each resolution"
+    assert "an image meets each as often in every epoch there" in report
 
 
 def test_other_subsets_at_another_resolution_are_told() -> None:

@@ -39,14 +39,19 @@ def put_for_all(draft: Draft, subsets: list[Levels]) -> None:
 def put_resolutions(draft: Draft, general: Keys, datasets: list[Keys], keys: Keys) -> list[Keys]:
     """Set data.also_at where data sets hold the same subsets at different resolutions; return those to add.
 
-    Each image is then drawn as often at each resolution, there and here. Other data sets are added as they are.
+    Each resolution then has the same part of an epoch, there and here. Other data sets are added as they are.
     """
     sizes = [area_side(sides_of(Levels([dataset, general, keys], {}).any("resolution"), keys)) for dataset in datasets]
     alike = all(dataset.equals(datasets[0], ("resolution", *_SIZES)) for dataset in datasets)
     if len(datasets) < 2 or len(set(sizes)) < len(sizes) or not alike:
         return datasets
     others = [{"resolution": size, "share": 1 / len(sizes)} for size in sizes[1:]]
-    draft.put("data.also_at", others, "data sets of the same subsets, alike often drawn at each resolution")
+    draft.put("data.also_at", others, "data sets of the same subsets")
+    draft.tell(
+        "changed",
+        "datasets: of the same subsets, so they are one with data.also_at. Each resolution has the same part of every "
+        "epoch, there and here; an image meets each as often in every epoch there, over several epochs here.",
+    )
     for dataset in datasets[1:]:
         for key in _SIZES:
             if dataset.any(key) != datasets[0].any(key):
