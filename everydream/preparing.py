@@ -2,6 +2,7 @@
 
 from everydream.config import RunConfig
 from everydream.errors import ConfigError
+from everydream.formats.files import DTYPES
 from everydream.methods import METHODS
 from everydream.methods.method import text_settings
 from everydream.models.family import Family
@@ -73,7 +74,8 @@ def prepare(
         if lost := num_added - len(checkpoint.added):
             changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
     place(family, groups, use, config.train.precision, launch.device)
-    last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None)
+    moment_bytes = DTYPES[use.optimizer_state].itemsize
+    last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None, moment_bytes)
     export_bytes = export.export_bytes(method, family, config.checkpoints)
     groups = split_by_blocks(groups, {family.denoiser: config.unet.block_lr})
     groups = launch.shard(family, groups, config.optimizer.name)

@@ -134,10 +134,11 @@ def load_added(groups: Sequence[ParameterGroup], saved: StateDict) -> None:
                 parameter.data.copy_(saved[name])
 
 
-def checkpoint_bytes(family: Family, groups: Sequence[ParameterGroup], with_ema: bool) -> int:
-    """Return about how large a last.ckpt will be: the model, what was added, two float32 moments, the average."""
+def checkpoint_bytes(family: Family, groups: Sequence[ParameterGroup], with_ema: bool, moment_bytes: int = 4) -> int:
+    """Return about how large a last.ckpt will be: the model, what was added, two moments, the average in float32."""
     trained = sum(parameter.numel() for group in groups for parameter in group.parameters)
-    return total_bytes(family.single_file()) + total_bytes(added_tensors(family, groups)) + 4 * trained * (2 + with_ema)
+    model = total_bytes(family.single_file()) + total_bytes(added_tensors(family, groups))
+    return model + trained * (2 * moment_bytes + 4 * with_ema)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -14,6 +14,7 @@ from everydream import preflight
 from everydream.config import RunConfig, load_config
 from everydream.plan import plan_run
 from everydream.preparing import load_family, prepare
+from everydream.train import train
 from everydream.training.footprint import LiveStorages
 from everydream.training.launch import Launch
 
@@ -91,3 +92,14 @@ def test_measured_here(project: Callable[..., Path], tmp_path: Path) -> None:
     lines = preflight.preflight(settings(project, tmp_path), measure=True)
     assert "measured on this machine" in lines[0]
     assert "s a batch" in lines[1] and "h of training in all" in lines[1]
+
+
+@pytest.mark.parametrize("sections", [{"memory": {"level": "balanced"}}, {"memory": {"level": "low"}}])
+def test_the_plan_knows_how_large_last_ckpt_will_be(
+    project: Callable[..., Path], tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    config = settings(project, tmp_path, **sections, train={"batch_size": 2, "precision": "bf16", "max_steps": 1})
+    planned, launch = plan_run(config), Launch(config.train, [], config.seed)
+    said = prepare(config, launch, planned, load_family(config), None, []).last_bytes
+    run, _ = train(config)
+    assert said == pytest.approx((run / "checkpoints" / "last.ckpt").stat().st_size, rel=0.03)
