@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from teaching import attach
 from torch.nn import functional
 
+from everydream.config import load_config
 from everydream.diffusion.noise import gaussian
 from everydream.errors import FormatError
 from everydream.evaluation.preservation import image_loss
@@ -27,6 +28,7 @@ from everydream.models.common.inpainting import drawn_mask
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.models.write import write_model
+from everydream.preflight import preflight
 from everydream.sampling.sampler import sample_images
 from everydream.seeding import derive, torch_generator
 from everydream.step import LossSettings, training_step
@@ -308,7 +310,7 @@ def test_a_run_trains_samples_and_resumes_to_the_bit(project: Callable[..., Path
     whole = train_here(config)
     half = train_here(config, "train.max_steps=1")
     last = Path("checkpoints") / "last.ckpt"
-    resumed = train_here(config, resume=half / last, allow_changes=True)
+    resumed = train_here(config, "memory.offload_frozen=true", resume=half / last, allow_changes=True)
     first, second = (torch.load(run / last, weights_only=True)["state_dict"] for run in (whole, resumed))
     assert first.keys() == second.keys()
     assert [key for key, tensor in first.items() if not torch.equal(tensor, second[key])] == []
@@ -317,5 +319,8 @@ def test_a_run_trains_samples_and_resumes_to_the_bit(project: Callable[..., Path
     moved = {key.split(".")[0] for key, tensor in first.items() if not torch.equal(tensor, before[key])}
     assert moved == {"model", "cond_stage_model"}, "neither VAE nor estimator"
     assert list((whole / "samples").rglob("*.jpg")) or list((whole / "samples").rglob("*.png"))
+    if kind == "depth":
+        estimate, measured = (preflight(load_config(config), measure)[1].split(" MB")[0] for measure in (False, True))
+        assert estimate == measured and "peak" in estimate, "its estimator is counted from shapes alone"
     [export] = [path for path in (whole / "checkpoints").iterdir() if path.is_dir()]
     assert opened(export).unet.config.in_channels == MADE[kind][1]
