@@ -22,7 +22,7 @@ memory: .venv/.installed
 	$(BIN)/python -m demo.memory
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ ACCELERATE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("tool", "accumulation"), [(TORCHRUN, 1), (TORCHRUN, 2), (ACCELERATE, 3)])
+@pytest.mark.parametrize(("tool", "accumulation"), [(TORCHRUN, 2), (ACCELERATE, 3)])
 def test_two_processes_give_the_loss_curve_of_one(
     project: Callable[..., Path], tmp_path: Path, tool: list[str], accumulation: int
 ) -> None:

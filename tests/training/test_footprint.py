@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_images, run_cli
+from conftest import make_images
 from torch.profiler import profile
 
 from everydream import preflight
+from everydream.cli import main
 from everydream.config import RunConfig, load_config
 from everydream.plan import plan_run
 from everydream.preparing import load_family, prepare
@@ -80,9 +81,11 @@ def test_levels_hold_less_and_less(project: Callable[..., Path], tmp_path: Path)
     assert held[1]["optimizer state"] == held[1]["frozen weights"] == 0 < held[0]["frozen weights"]
 
 
-def test_the_command(project: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command(project: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings(project, tmp_path)
-    said = run_cli("preflight", "--config", tmp_path / "project.yaml", "memory.level=low", "checkpoints.keep=2").stdout
+    with pytest.raises(SystemExit):
+        main(["preflight", "--config", str(tmp_path / "project.yaml"), "memory.level=low"])
+    said = capsys.readouterr().out
     assert "largest bucket: an estimate, from shapes, without a GPU" in said
     assert "memory.level low: peak" in said and "TFLOP a step" in said and "s a batch" not in said
     assert "Disk last.ckpt" in said and "epochs" in said
