@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from everydream.data.buckets import kept_fraction
-from everydream.data.drawing import longest_reading
 from everydream.data.scan import source_warnings
 from everydream.diffusion.weighting import mean_weight
 from everydream.evaluation.heldout import shared_with_training
@@ -19,6 +18,7 @@ from everydream.methods.method import ParameterGroup
 from everydream.models.family import Family
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned
+from everydream.report_images import image_warnings
 from everydream.report_sources import describe_sources, source_facts
 from everydream.training import export
 from everydream.training.lr import warmup_steps
@@ -29,8 +29,6 @@ from everydream.types import Progress
 
 _LISTED = 20
 _OF_A_KIND = 3
-TOKENS_OF_A_CHUNK = 75
-"""What a CLIP text encoder reads, begin and end included."""
 
 
 def describe_measured(planned: Planned) -> list[str]:
@@ -216,53 +214,6 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
         },
         "total_steps": planned.total_steps,
     }
-
-
-def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict[int, list[str]]:
-    """Return what is unusual about each image: what the scan said, lost caption tails, enlargement, heavy crops."""
-    # The largest resolution is where an image is enlarged first; what the crop takes hardly differs between them.
-    resolutions = [resolution for resolution, _ in planned.config.data.resolutions]
-    index, sizes = planned.index, planned.bucket_of_each(resolutions.index(max(resolutions)))
-    most = TOKENS_OF_A_CHUNK * planned.config.text_encoder.chunks + 2
-    warnings = {record: list(lines) for record, lines in index.warnings.items()}
-    lengths: dict[str, int] = {}
-    for i in range(len(index)):
-        width, height = int(index.width_N[i]), int(index.height_N[i])
-        bucket = sizes[i]
-        scale = max(bucket[0] / width, bucket[1] / height)
-        if scale > 1:
-            warnings.setdefault(i, []).append(
-                f"enlarged {scale:.2f} times: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
-            )
-        lost = 1 - kept_fraction(width, height, bucket)
-        if lost > 1 / 3:
-            warnings.setdefault(i, []).append(
-                f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
-            )
-        for written in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
-            caption = longest_reading(written, index.wildcards, index.grammars[int(index.source_N[i])])
-            # A token is at least a byte, and begin and end take two: most captions need not be counted.
-            if len(caption.encode("utf-8", "replace")) + 2 <= most:
-                continue
-            tokens = lengths.setdefault(caption, count_tokens(caption))
-            if tokens > most:
-                tail = _lost_tail(caption, count_tokens, most)
-                warnings.setdefault(i, []).append(f"caption has {tokens} tokens of {most}; this tail is lost: {tail!r}")
-    return warnings
-
-
-def _lost_tail(caption: str, count_tokens: Callable[[str], int], most: int) -> str:
-    """Return the end of a caption that does not fit, from the start of the word that is cut; found by bisection."""
-    low, high = 0, len(caption)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count_tokens(caption[:middle]) <= most:
-            low = middle
-        else:
-            high = middle - 1
-    # Without spaces (Chinese, Japanese) there is no word to go back to.
-    start = caption.rfind(" ", 0, low + 1) + 1 if " " in caption[max(0, low - 30) : low + 1] else low
-    return caption[start:]
 
 
 def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
