@@ -160,8 +160,8 @@ def resolve(
             problems += _class_checks(config)
         config = _with_found_paths(config, places or [source.absolute().parent])
         config = _with_usual_values(config)
-        parts: dict[str, Part] = {"unet": config.unet, "text_encoder": config.text_encoder}
-        parts = parts if config.method in USUAL_RATES else {}
+        names = ("unet", "text_encoder", "text_encoder_2", "text_encoder_3") if config.method in USUAL_RATES else ()
+        parts: dict[str, Part] = {name: part for name in names if (part := getattr(config, name)) is not None}
         problems += training_problems(config.optimizer, config.lr_schedule, config.ema, parts)
         problems += memory_problems(config.memory, config.train, config.optimizer)
         problems += _missing_paths(config, to_train)
@@ -189,6 +189,10 @@ def _cross_checks(config: RunConfig) -> list[str]:
             f"data.bucket_step: {config.data.bucket_step} is larger than data.resolution {smallest}; "
             f"use a divisor of it, e.g. {max(8, smallest // 8 // 8 * 8)}."
         )
+    if config.loss.unmasked_weight and config.data.masks == "none":
+        problems.append("loss.unmasked_weight: has no effect with data.masks: none.")
+    if config.timesteps.stratified and config.train.batch_size * config.train.gradient_accumulation == 1:
+        problems.append("timesteps.stratified: has no effect with one image a step; there is nothing to spread.")
     preservation = config.preservation
     if preservation.path is not None and not preservation.images:
         problems.append(

@@ -108,7 +108,7 @@ class Writer:
         self._require_space(self.trainee.last_bytes, LAST)
         path, launch = self.folder / LAST, self.launch
         if launch.shards:
-            write_sharded(path, self._contents(progress), write_pickle, launch.is_main, launch.wait)
+            write_sharded(path, self._contents(progress), write_pickle, launch.is_main, launch.from_main)
         elif launch.is_main:
             write_pickle(path, self._contents(progress))
         self.events.note("saved", step=progress.step)

@@ -4,8 +4,9 @@ GPU     real steps on the largest bucket -> peak memory, seconds a step, the who
 none    the same step on tensors without data -> peak memory, as an estimate; no times, which nobody measured
 """
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from everydream.preparing import fused_backward, load_family, prepare
 from everydream.training.accumulating import Accumulator, Pending
 from everydream.training.footprint import Footprint, count_step, measure_step, without_data
 from everydream.training.launch import Launch
-from everydream.training.memory import LEVELS, resolved
+from everydream.training.memory import LEVELS, memory_problems, resolved
 from everydream.training.metrics import Events
 from everydream.training.placing import parts_away
 from everydream.types import Batch, Crop
@@ -53,13 +54,21 @@ def preflight(config: RunConfig, measure: bool | None = None, all_levels: bool =
     lines = [f"One step of {images} images of {size[0]}x{size[1]}, the largest bucket: {how}"]
     levels = list(LEVELS) if all_levels else [config.memory.level]
     rows = []
+    sizes: Mapping[str, str] = {}
     for level in levels:
         chosen = config.model_copy(update={"memory": config.memory.model_copy(update={"level": level})})
+        if problems := memory_problems(chosen.memory, chosen.train, chosen.optimizer):
+            lines += [f"memory.level {level}: not with this config: {problem}" for problem in problems]
+            continue
         found, trainee = look(replace(planned, config=chosen), load_family(chosen), size, measured)
         rows.append((level, found))
-        if level == levels[-1]:
-            lines += describe(rows, replace(planned, config=chosen), trainee)
-    return lines
+        sizes = size_report(chosen, trainee)
+        # Or the next level would be measured on top of this one.
+        del trainee
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return lines + describe(rows, planned, sizes)
 
 
 def largest_bucket(planned: Planned) -> tuple[int, int]:
@@ -146,7 +155,7 @@ def made_up(size: tuple[int, int], images: int) -> Batch:
     )
 
 
-def describe(rows: Sequence[tuple[str, Preflight]], planned: Planned, trainee: Trainee) -> list[str]:
+def describe(rows: Sequence[tuple[str, Preflight]], planned: Planned, sizes: Mapping[str, str]) -> list[str]:
     """Return what was found, level by level, then what does not depend on it."""
     lines = []
     for level, found in rows:
@@ -156,10 +165,9 @@ def describe(rows: Sequence[tuple[str, Preflight]], planned: Planned, trainee: T
     capacity = _capacity()
     if capacity is not None:
         lines.append(f"This GPU has {format_bytes(capacity)}.")
-    sizes = size_report(planned.config, trainee)
     lines.append(f"Steps {planned.total_steps} in {planned.config.train.epochs} epochs")
     lines.append("Disk " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
-    if rows[-1][1].seconds is None:
+    if rows and rows[-1][1].seconds is None:
         lines.append(
             "What an allocator and a GPU's own libraries take comes on top, about a gigabyte. Run this where you will "
             "train: it measures there, times as well."

@@ -8,7 +8,7 @@
     family.predict(x_t)              -> one loss per image -> weighted sum
 
 Every random choice is a function of the draw's seed, so a batch gives the same loss on every process,
-after every resume, and whatever stands beside it in the batch.
+after every resume, and whatever stands beside it in the batch (but for dropout inside networks).
 """
 
 from dataclasses import replace

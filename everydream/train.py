@@ -175,8 +175,9 @@ def piece_loader(planned: Planned, launch: Launch) -> Callable[[EpochPlan, int],
     def load_epoch(plan: EpochPlan, start: int) -> Iterator[Loaded]:
         pieces = list(pieces_for_rank(plan, launch.rank, launch.world, start))
         dataset = PieceDataset(
-            pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions, config.train.epochs
-        )
+            pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions,
+            sum(planned.steps_per_epoch[: plan.epoch]), planned.total_steps,
+        )  # fmt: skip
         return load_pieces(dataset, workers)
 
     return load_epoch

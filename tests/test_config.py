@@ -180,6 +180,16 @@ def test_a_typo_is_told_by_the_command_too(write: Write) -> None:
         ({"train": {"gradient_checkpointing": "yes"}}, r"train\.gradient_checkpointing: .*'selective' \(it is 'yes'\)"),
         ({"unet": {"lr": "1e-6"}}, r"unet\.lr: .*number \(it is '1e-6'\)"),
         ({"train": None}, r"train: .*\(it is None\)"),
+        ({"loss": {"unmasked_weight": 0.3}, "data": {"masks": "none"}}, r"loss\.unmasked_weight: has no effect.*"),
+        ({"timesteps": {"stratified": True}, "train": {"batch_size": 1}}, r"timesteps\.stratified: has no effect.*"),
+        (
+            {"optimizer": {"name": "prodigy"}, "text_encoder_2": {"lr": 0.5}},
+            r".*prodigy finds one rate for all that trains.*",
+        ),
+        (
+            {"optimizer": {"name": "adafactor"}, "text_encoder_2": {"optimizer": {"betas": [0.5, 0.9]}}},
+            r"text_encoder_2\.optimizer\.betas: adafactor has none.*",
+        ),
         ({"train": [1]}, r"train: .*"),
         ({"trackers": "wandb"}, r"trackers: .*list \(it is 'wandb'\)"),
         ({"project": "a/b"}, r"project: .*pattern.*\(it is 'a/b'\)"),

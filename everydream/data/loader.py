@@ -51,10 +51,12 @@ class PieceDataset(Dataset[Loaded]):
         data: DataSettings,
         seed: int,
         captions: CaptionSettings = _AS_WRITTEN,
-        epochs: int = 1,
+        first_step: int = 0,
+        total_steps: int = 1,
     ) -> None:
         self.pieces, self.plan, self.index, self.buckets = pieces, plan, index, buckets
-        self.data, self.seed, self.captions, self.epochs = data, seed, captions, epochs
+        self.data, self.seed, self.captions = data, seed, captions
+        self.first_step, self.total_steps = first_step, total_steps
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -76,7 +78,7 @@ class PieceDataset(Dataset[Loaded]):
 
     def _tag_dropout(self, step_in_epoch: int) -> float:
         """Return the rate of a step: it rises over the first part of the run."""
-        done = (self.plan.epoch + step_in_epoch / self.plan.num_steps) / self.epochs
+        done = (self.first_step + step_in_epoch) / self.total_steps
         warmup = self.captions.tag_dropout_warmup
         return self.captions.tag_dropout * (min(done / warmup, 1.0) if warmup else 1.0)
 

@@ -55,6 +55,7 @@ class LossSettings(Settings):
             "huber_c": self.kind == "mse",
             "huber_schedule": self.kind == "mse",
             "gamma": self.gamma is not None and self.weighting not in USUAL_GAMMA,
+            "normalize_weights": self.weighting == "none",
             "offset_noise_random": self.offset_noise_random and not self.offset_noise,
         }
         defaults = type(self).model_fields
@@ -69,7 +70,7 @@ class LossSettings(Settings):
 
 
 def _without(name: str, weighting: str) -> str:
-    return f"weighting: {weighting}" if name == "gamma" else "offset_noise: 0"
+    return "offset_noise: 0" if name == "offset_noise_random" else f"weighting: {weighting}"
 
 
 class TimestepSettings(Settings):

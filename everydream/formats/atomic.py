@@ -63,8 +63,8 @@ def put_in_place(partial: Path, path: Path) -> None:
         partial.replace(path)
         return
     older = path.with_name(path.name + OLDER)
-    _remove(older)
     if path.exists():
+        _remove(older)
         path.rename(older)
     partial.rename(path)
     _remove(older)

@@ -33,11 +33,12 @@ def write_sharded(
     contents: Mapping[str, Any],
     write_rest: Callable[[Path, Mapping[str, Any]], None],
     is_main: bool,
-    wait: Callable[[], None],
+    from_main: Callable[[str], str],
 ) -> None:
     """Write `contents`, nested mappings and lists of plain values and tensors; every process calls this together.
 
-    `write_rest` writes what is no tensor. The older checkpoint stays until the new one is whole. Raises DiskError.
+    `write_rest` writes what is no tensor, `from_main` gives everybody what the main process has. The older checkpoint
+    stays until the new one is whole. Raises DiskError, on all processes alike.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter  # noqa: PLC0415 - slow, and for few
     from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
@@ -45,20 +46,34 @@ def write_sharded(
     partial = path.with_name(path.name + PARTIAL)
     tensors: dict[str, torch.Tensor] = {}
     plain = _take_out(contents, "", tensors)
-    if is_main:
+
+    def on_main(action: Callable[[], object]) -> None:
+        """Let the main process act; where it fails, all do, or the others would wait for it for ever."""
+        problem = ""
+        if is_main:
+            try:
+                action()
+            except (OSError, DiskError) as error:
+                problem = str(error) or type(error).__name__
+        if problem := from_main(problem):
+            raise DiskError(f"{path} could not be written: {problem}. An older checkpoint of that name is as it was.")
+
+    def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    wait()
+
+    def finish() -> None:
+        write_rest(partial / RUN_FILE, plain)
+        put_in_place(partial, path)
+
+    on_main(begin)
     try:
         save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
     except Exception as error:  # DCP wraps whatever went wrong on any process, and raises on all
         raise DiskError(
             f"{path} could not be written: {error}. An older checkpoint of that name is as it was."
         ) from error
-    if is_main:
-        write_rest(partial / RUN_FILE, plain)
-        put_in_place(partial, path)
-    wait()
+    on_main(finish)
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:

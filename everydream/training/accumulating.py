@@ -1,7 +1,8 @@
 """The gradients of one step, micro-batch by micro-batch; and smaller ones where memory does not suffice."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -84,6 +85,14 @@ class Accumulator:
             pending.losses.clear()
             todo = pending.loaded
 
+    @contextmanager
+    def advising(self) -> Iterator[None]:
+        """Raise TrainingError with advice where memory ends in the optimizer's step; the first one makes its state."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(f"Out of memory in the optimizer's step: {_ADVICE}") from error
+
     def _try(self, todo: Sequence[Loaded], pending: Pending, epoch: int) -> Batch | None:
         """Add the micro-batches; return the one that memory did not suffice for, if there is one."""
         for loaded in todo:
@@ -128,6 +137,12 @@ class Accumulator:
         self.say(f"{told}; the batch stays what it is.")
 
 
+_ADVICE = (
+    "Nothing is lost but the steps since the last save. Lower data.resolution or train.batch_size (with more "
+    "train.gradient_accumulation), choose memory.level: low or minimal, or see what takes it: everydream preflight."
+)
+
+
 def _pixels(batch: Batch) -> tuple[int, int]:
     return batch.pixels_BCHW.shape[-2], batch.pixels_BCHW.shape[-1]
 
@@ -141,8 +156,4 @@ def _advice(batch: Batch, size: int, world: int, is_fused: bool) -> str:
             if is_fused
             else f", and with {world} processes one of them cannot begin a step anew"
         )
-    return (
-        f"Out of memory at {width}x{height}: {why}. Nothing is lost but the steps since the last save. Lower "
-        "data.resolution or train.batch_size (with more train.gradient_accumulation), choose memory.level: low or "
-        "minimal, or see what takes it: everydream preflight."
-    )
+    return f"Out of memory at {width}x{height}: {why}. {_ADVICE}"

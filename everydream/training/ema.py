@@ -37,7 +37,12 @@ class Ema:
     def update(self, step: int) -> None:
         """Move the average towards the weights as they are after `step` steps."""
         weight = 1.0 - ema_decay(step, self._settings)
-        torch._foreach_lerp_(self._average, [parameter.detach().float() for parameter in self._live], weight)
+        if all(parameter.dtype == torch.float32 for parameter in self._live):
+            torch._foreach_lerp_(self._average, [parameter.detach() for parameter in self._live], weight)
+            return
+        # One by one, or the copies in fp32 would take as much room as the whole average.
+        for average, parameter in zip(self._average, self._live, strict=True):
+            average.lerp_(parameter.detach().float(), weight)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the average by parameter name."""

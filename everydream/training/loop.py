@@ -93,7 +93,8 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
                 continue
             gathered = pending.gather(c.launch, c.stop.signal)
             pending = Pending()
-            norm, skipped = _optimize(c, limits, gathered, progress.epoch)
+            with c.accumulator.advising():
+                norm, skipped = _optimize(c, limits, gathered, progress.epoch)
             ended = progress.step_in_epoch + 1 == plan.num_steps
             after = _advance(progress, draws_of_step(plan, progress.step_in_epoch)[1] - len(gathered.failed), ended)
             _report(c, progress, after, gathered, norm, skipped)
@@ -103,7 +104,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
                 before_bad = progress
             if bad_in_a_row == _MAX_BAD_STEPS or unscaled_in_a_row == _MAX_UNSCALED_STEPS:
                 saved = before_bad if bad_in_a_row else after
-                raise TrainingError(_bad_message(skipped, saved, c.save(saved), gathered))
+                raise TrainingError(_bad_message(skipped, saved, _kept(c, limits, saved), gathered))
             if skipped is None and c.ema is not None:
                 c.ema.update(after.step)
             progress = after
@@ -220,6 +221,16 @@ def _look(c: Collaborators, step: int, *, preserve: bool, sample: bool) -> None:
             told = f"{what.capitalize()} at step {step} failed, training goes on: {type(error).__name__}: {error}"
             c.display.say(told)
         c.launch.wait()
+
+
+def _kept(c: Collaborators, limits: Limits, saved: Progress) -> str | None:
+    """Save, if the weights are still from before the first bad step; return why not, if so."""
+    if c.accumulator.fused is not None and limits.max_grad_norm is None:
+        return (
+            "last.ckpt is an older one: under memory.fused_backward without train.max_grad_norm other parameters had "
+            "stepped before the bad ones were seen"
+        )
+    return c.save(saved)
 
 
 def _bad_message(skipped: str | None, saved: Progress, unsaved: str | None, gathered: Gathered) -> str:

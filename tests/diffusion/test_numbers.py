@@ -269,6 +269,7 @@ def test_settings_without_effect_are_refused() -> None:
         (LossSettings, {"huber_schedule": "constant"}, "huber_schedule has no effect with kind: mse"),
         (LossSettings, {"gamma": 3.0}, "gamma has no effect with weighting: none"),
         (LossSettings, {"weighting": "debiased", "gamma": 3.0}, "gamma has no effect with weighting: debiased"),
+        (LossSettings, {"normalize_weights": False}, "normalize_weights has no effect with weighting: none"),
         (LossSettings, {"offset_noise_random": True}, "offset_noise_random has no effect with offset_noise: 0"),
         (TimestepSettings, {"mean": 1.0}, "mean and std have no effect with law: uniform"),
         (TimestepSettings, {"min": 0.5, "max": 0.5}, "min is 0.5 and max 0.5"),

@@ -11,8 +11,9 @@ import torch
 from conftest import ROOT, metrics_of, train_here
 from safetensors.torch import load_file
 
-from everydream.errors import ConfigError
-from everydream.formats.sharded import is_sharded
+from everydream.errors import ConfigError, DiskError
+from everydream.formats.files import write_pickle
+from everydream.formats.sharded import is_sharded, read_sharded, write_sharded
 from everydream.tools.models.convert import convert
 from everydream.training.sharding import require_shardable
 from everydream.training.state import read_checkpoint
@@ -41,6 +42,7 @@ def test_sharded_runs_train_stop_and_go_on_with_any_number_of_processes(
         "train": {"epochs": 1, "batch_size": 3, "gradient_accumulation": 2},
         "lr_schedule": {"name": "constant"},
         "ema": {"decay": 0.9},
+        "text_encoder": {"clip_skip": 1},  # a layer before the last, which FSDP must not hide
         "samples": {"every_steps": 100, "steps": 1},
         "preservation": {"images": 2, "timesteps": 2},
         "checkpoints": {"formats": ["safetensors"]},
@@ -98,6 +100,27 @@ def test_one_process_goes_on_with_a_sharded_run_and_convert_makes_one_file_of_it
     assert states[0].progress == states[1].progress and states[0].progress.step > 2
     assert largest_difference(states[0].added, states[1].added) == 0.0
     assert (run / "checkpoints" / "last.ckpt").is_file(), "one process writes one file, in the place of the folder"
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_checkpoint_that_cannot_be_finished_is_told_to_all_and_the_older_one_stays(tmp_path: Path) -> None:
+    """What the main process alone meets reaches the others, who would wait for it for ever."""
+    path, told = tmp_path / "last.ckpt", []
+
+    def from_main(problem: str) -> str:
+        told.append(problem)
+        return problem
+
+    def full(file: Path, plain: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def write(rest: object, value: float) -> None:
+        write_sharded(path, {"w": torch.tensor([value]), "n": 3}, rest, True, from_main)  # type: ignore[arg-type]
+
+    write(write_pickle, 1.0)
+    with pytest.raises(DiskError, match=r"last\.ckpt could not be written: .*No space left on device"):
+        write(full, 2.0)
+    assert told[-1] and read_sharded(path) == {"w": torch.tensor([1.0]), "n": 3}
 
 
 def test_optimizers_that_want_whole_weights_are_refused() -> None:

@@ -134,8 +134,9 @@ def test_tag_dropout_rises_over_the_first_part_of_the_run(project: Project) -> N
         plan = planned.epoch(epoch)
         pieces = list(pieces_for_rank(plan, 0, 1))
         dataset = PieceDataset(
-            pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions, 4
-        )
+            pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions,
+            sum(planned.steps_per_epoch[:epoch]), planned.total_steps,
+        )  # fmt: skip
         rates += [dataset._tag_dropout(piece.step_in_epoch) for piece in pieces]
     half = len(rates) // 2 + 1
     assert rates[0] == 0.0 and rates[:half] == sorted(set(rates[:half])) and set(rates[half:]) == {0.8}

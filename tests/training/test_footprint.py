@@ -91,6 +91,14 @@ def test_the_command(project: Callable[..., Path], tmp_path: Path, capsys: pytes
     assert "Disk last.ckpt" in said and "epochs" in said
 
 
+def test_a_level_that_does_not_go_with_the_config_is_named(project: Callable[..., Path], tmp_path: Path) -> None:
+    config = settings(project, tmp_path, train={"batch_size": 2, "precision": "fp32"})
+    lines = preflight.preflight(config, all_levels=True)
+    assert any(line.startswith("memory.level balanced: peak") for line in lines)
+    refused = [line for line in lines if line.startswith("memory.level minimal: not with this config: ")]
+    assert refused and "Use train.precision: bf16" in refused[0]
+
+
 def test_measured_here(project: Callable[..., Path], tmp_path: Path) -> None:
     lines = preflight.preflight(settings(project, tmp_path), measure=True)
     assert "measured on this machine" in lines[0]

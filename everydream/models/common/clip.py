@@ -1,6 +1,7 @@
 """One CLIP text encoder with its tokenizer: captions to tokens, tokens to vectors, new words beside the known ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +82,31 @@ class Clip:
         # Without gradients there is nothing to exchange: one process may sample while the others wait.
         encoder = self._call if torch.is_grad_enabled() else self.encoder
         skip, normed = self.reading.skip, self.reading.normed
-        is_last = normed and not skip
-        output = encoder(ids_BL) if is_last else encoder(ids_BL, output_hidden_states=True)
-        tokens_BLD: torch.Tensor = output.last_hidden_state if is_last else output.hidden_states[-1 - skip]
-        if normed and not is_last:
+        with self._output_of(skip) as taken:
+            output = encoder(ids_BL)
+        tokens_BLD: torch.Tensor = output.last_hidden_state if normed and not skip else taken[0]
+        if normed and skip:
             tokens_BLD = self.final_norm()(tokens_BLD)
         pooled_BP: torch.Tensor = output.text_embeds if self.has_projection else output.pooler_output
         tokens_BLD = tokens_BLD.reshape(len(captions), -1, tokens_BLD.shape[-1])
         return tokens_BLD, pooled_BP[:: self.reading.chunks]
+
+    @contextmanager
+    def _output_of(self, skip: int) -> Iterator[list[torch.Tensor]]:
+        """Keep, first in the list, what the layer `skip` before the last gives inside the block.
+
+        transformers would keep it as a hidden state, by the name of the network's class, which FSDP changes.
+        """
+        taken: list[torch.Tensor] = []
+
+        def keep(layer: nn.Module, arguments: object, output: Any) -> None:
+            taken.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = self.core.encoder.layers[-1 - skip].register_forward_hook(keep)
+        try:
+            yield taken
+        finally:
+            hook.remove()
 
     def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
         """Return ids (B * chunks, L): each chunk of a caption between its own begin and end, padded.

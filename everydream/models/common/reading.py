@@ -38,5 +38,17 @@ def pretrained(network: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
 
 
 def _has_weights(folder: Path, variant: str) -> bool:
-    stems = ("diffusion_pytorch_model", "model", "pytorch_model")
-    return any((folder / f"{stem}{variant}{end}").exists() for stem in stems for end in (".safetensors", ".bin"))
+    """Tell whether a network's weights are there in a variant, in one file or in several with an index."""
+    whole = [
+        f"{stem}{variant}{end}"
+        for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
+        for end in (".safetensors", ".bin")
+    ]
+    # diffusers and transformers put the variant at different places in the name of an index.
+    parts = [
+        f"{name}.index{after}.json"
+        for name in (*whole, *(n.replace(variant, "") for n in whole))
+        for after in ("", variant)
+    ]
+    named = [name for name in (*whole, *parts) if not variant or variant in name]
+    return any((folder / name).exists() for name in named)
