@@ -18,6 +18,7 @@ from everydream.errors import ConfigError, FormatError
 from everydream.formats.files import write_safetensors
 from everydream.models import sd1, sd2
 from everydream.models.common import infer, layout, text_keys, tokenizer_files
+from everydream.models.common.reading import has_weights
 from everydream.models.load import load, restore
 from everydream.models.settings import ModelSettings
 
@@ -561,3 +562,20 @@ def test_the_usual_vocabulary_is_not_carried_along_whoever_saved_it(copied: Call
     """transformers saves it as one tokenizer.json; checkpoints would grow by megabytes of it."""
     family = load(ModelSettings(path=str(copied(kind))))
     assert family.description()["tokenizer"] == {}
+
+
+@pytest.mark.parametrize(("files", "whole", "half"), [
+    (["model.safetensors"], True, False),
+    (["model.safetensors.index.json", "model.fp16.safetensors"], True, True),
+    (["diffusion_pytorch_model.safetensors.index.fp16.json"], False, True),
+    (["model.fp16.safetensors.index.json"], False, True),
+    (["pytorch_model.bin.index.json"], True, False),
+    (["config.json"], False, False),
+])  # fmt: skip
+def test_weights_in_several_files_are_seen_beside_half_precision(
+    tmp_path: Path, files: list[str], whole: bool, half: bool
+) -> None:
+    """Half-precision weights are taken only where there are no others."""
+    for name in files:
+        (tmp_path / name).touch()
+    assert (has_weights(tmp_path, ""), has_weights(tmp_path, ".fp16")) == (whole, half)

@@ -27,7 +27,7 @@ def pretrained(network: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
 
     Those that begin like one of `unused` may be missing, and are 0 then.
     """
-    variant = "fp16" if not _has_weights(folder, "") and _has_weights(folder, ".fp16") else None
+    variant = "fp16" if not has_weights(folder, "") and has_weights(folder, ".fp16") else None
     module, info = network.from_pretrained(folder, variant=variant, local_files_only=True, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
     if missing:
@@ -37,7 +37,7 @@ def pretrained(network: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
     return module.float()  # the libraries keep the file's precision, and not all of them by the same keyword
 
 
-def _has_weights(folder: Path, variant: str) -> bool:
+def has_weights(folder: Path, variant: str) -> bool:
     """Tell whether a network's weights are there in a variant, in one file or in several with an index."""
     whole = [
         f"{stem}{variant}{end}"
