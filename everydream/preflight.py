@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException as FakeTensorError
 
 from everydream.config import RunConfig
 from everydream.data.loader import Loaded
@@ -62,7 +63,8 @@ def preflight(config: RunConfig, measure: bool | None = None, all_levels: bool =
             continue
         found, trainee = look(replace(planned, config=chosen), load_family(chosen), size, measured)
         rows.append((level, found))
-        sizes = size_report(chosen, trainee)
+        if level == config.memory.level:
+            sizes = size_report(chosen, trainee)
         # Or the next level would be measured on top of this one.
         del trainee
         gc.collect()
@@ -86,10 +88,16 @@ def look(planned: Planned, family: Family, size: tuple[int, int], measured: bool
     if measured:
         trainee = prepare(config, launch, planned, family, None, [])
         return _measured(config, launch, trainee, size), trainee
-    with without_data(family):
-        trainee = prepare(config, launch, planned, family, None, [])
-        step = _step(config, launch, trainee, size, counted=True)
-        footprint, flops = count_step(trainee, _away(config, trainee), step)
+    try:
+        with without_data(family):
+            trainee = prepare(config, launch, planned, family, None, [])
+            step = _step(config, launch, trainee, size, counted=True)
+            footprint, flops = count_step(trainee, _away(config, trainee), step)
+    except FakeTensorError as error:
+        raise ConfigError(
+            f"preflight: optimizer.name: {config.optimizer.name} with method: {config.method} looks at numbers on its "
+            "way, so a step cannot be counted from shapes alone. Run it with --measure, which does real steps here."
+        ) from error
     return Preflight(footprint, None, flops), trainee
 
 
@@ -166,7 +174,8 @@ def describe(rows: Sequence[tuple[str, Preflight]], planned: Planned, sizes: Map
     if capacity is not None:
         lines.append(f"This GPU has {format_bytes(capacity)}.")
     lines.append(f"Steps {planned.total_steps} in {planned.config.train.epochs} epochs")
-    lines.append("Disk " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+    disk = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    lines.append(f"Disk, at memory.level {planned.config.memory.level}: {disk}")
     if rows and rows[-1][1].seconds is None:
         lines.append(
             "What an allocator and a GPU's own libraries take comes on top, about a gigabyte. Run this where you will "
@@ -179,7 +188,7 @@ def _time(found: Preflight, planned: Planned) -> str:
     if found.seconds is not None:
         hours = found.seconds * planned.config.train.gradient_accumulation * planned.total_steps / 3600
         return f"; {found.seconds:.2f} s a batch, about {hours:.1f} h of training in all"
-    return f"; {(found.flops or 0) / 1e12:.2f} TFLOP a step"
+    return f"; {(found.flops or 0) / 1e12:.3g} TFLOP a step"
 
 
 def _capacity() -> int | None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everydream.data.kohya import parse_folder
-from everydream.data.masks import require_sound_mask
+from everydream.data.masks import require_opacity, require_sound_mask
 from everydream.data.pairing import unique_names
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.shards import open_binary, picture_at
@@ -174,6 +174,8 @@ def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threadin
         if full:
             with alone if found.width * found.height >= _ALONE_PIXELS else nullcontext():
                 shape = decode(picture_at(candidate.file), data.background, data.max_megapixels).shape
+                if data.masks == "alpha" and not candidate.mask:
+                    require_opacity(candidate.file, data.max_megapixels)
             if shape[:2] != (found.height, found.width):
                 raise BadImage(f"damaged: its header says {found.width} x {found.height}, "
                                f"its pixels are {shape[1]} x {shape[0]}")  # fmt: skip

@@ -175,7 +175,10 @@ class _Lister:
             are_masks = set(masks.values())
             for name in folder.files:
                 stem, extension = os.path.splitext(name)  # noqa: PTH122 - pathlib is slow on 10**6 names
-                if extension.lower() in extensions and name not in are_masks:
+                if name.lower().endswith(MASK) and name not in are_masks:
+                    reason = "named as a mask is, and there is no image that it belongs to"
+                    yield Rejection(self._number, show(posixpath.join(folder.path, name)), reason)
+                elif extension.lower() in extensions and name not in are_masks:
                     mask = posixpath.join(folder.path, masks[stem]) if stem in masks else ""
                     yield self._image(posixpath.join(folder.path, name), siblings, mask)
 

@@ -89,7 +89,8 @@ class Launch:
     def describe(self, images_per_step: int) -> str:
         """Return who computes, for the plan."""
         threads = f", {torch.get_num_threads()} threads each" if self.device.type == "cpu" else ""
-        return f"{self.world} ({self.device.type}{threads}), together {images_per_step} images a step"
+        cut = "; weights, gradients and state cut over them (FSDP)" if self.shards else ""
+        return f"{self.world} ({self.device.type}{threads}), together {images_per_step} images a step{cut}"
 
     def machine(self) -> dict[str, int]:
         """Return what makes the same run round otherwise."""

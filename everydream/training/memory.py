@@ -135,7 +135,10 @@ def describe_memory(settings: MemorySettings, use: Memory) -> list[str]:
     """Return the lines for the plan: what is switched on, and what the level costs."""
     rounds = "bf16" in (use.weights, use.optimizer_state)
     told = [f"{key} {_word(value)}" for key, value in asdict(use).items() if key != "rounding" or rounds]
-    return [f"level {settings.level}: {COSTS[settings.level]}", ", ".join(told)]
+    level = _BALANCED | LEVELS[settings.level]
+    own = [f"{key} {_word(value)}" for key, value in asdict(use).items() if key in level and value != level[key]]
+    but = f"; other than the level: {', '.join(own)}" if own else ""
+    return [f"level {settings.level}: {COSTS[settings.level]}{but}", ", ".join(told)]
 
 
 def _word(value: object) -> str:

@@ -47,11 +47,13 @@ def test_a_mask_beside_its_image_is_no_image(tmp_path: Path) -> None:
     for name in ("dog.jpg", "dog.mask.png", "cat.PNG", "cat.Mask.PNG", "alone.mask.png"):
         Image.new("RGB", (80, 64), "white").save(tmp_path / name)
     index = look(tmp_path)
-    assert list(index.paths) == ["alone.mask.png", "cat.PNG", "dog.jpg"], "a mask of nothing is a picture"
-    assert index.masks == {1: "cat.Mask.PNG", 2: "dog.mask.png"}
+    assert list(index.paths) == ["cat.PNG", "dog.jpg"]
+    assert index.masks == {0: "cat.Mask.PNG", 1: "dog.mask.png"}
+    reason = "named as a mask is, and there is no image that it belongs to"
+    assert [(item.path, item.reason) for item in index.rejected] == [("alone.mask.png", reason)]
     off = look(tmp_path, masks="none")
     assert list(off.paths) == list(index.paths) and off.masks == {}
-    assert (off.digest_N == index.digest_N).tolist() == [True, False, False]
+    assert (off.digest_N == index.digest_N).tolist() == [False, False]
 
 
 @pytest.mark.parametrize(("mask", "reason"), [
@@ -111,6 +113,13 @@ def test_a_mask_that_is_gone_in_mid_run_leaves_its_image_out(tmp_path: Path) -> 
     loaded = batch_of(index, data_of(tmp_path), [0, 1], (64, 64))
     assert loaded.batch.keys == ["mine/b.png"]
     assert [(item.path, item.reason[:22]) for item in loaded.failed] == [("a.png", "its mask a.mask.png is")]
+
+
+def test_an_image_that_is_transparent_all_over(tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 64), (9, 9, 9, 0)).save(tmp_path / "a.png")
+    assert len(look(tmp_path)) == 1
+    (rejected,) = look(tmp_path, masks="alpha").rejected
+    assert rejected.reason == "transparent all over, so with data.masks: alpha nothing of it would train"
 
 
 def test_opacity_comes_upright_as_the_pixels_do(tmp_path: Path) -> None:

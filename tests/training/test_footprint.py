@@ -13,6 +13,7 @@ from torch.profiler import profile
 from everydream import preflight
 from everydream.cli import main
 from everydream.config import RunConfig, load_config
+from everydream.errors import ConfigError
 from everydream.plan import plan_run
 from everydream.preparing import load_family, prepare
 from everydream.train import train
@@ -88,7 +89,14 @@ def test_the_command(project: Callable[..., Path], tmp_path: Path, capsys: pytes
     said = capsys.readouterr().out
     assert "largest bucket: an estimate, from shapes, without a GPU" in said
     assert "memory.level low: peak" in said and "TFLOP a step" in said and "s a batch" not in said
-    assert "Disk last.ckpt" in said and "epochs" in said
+    assert "Disk, at memory.level low: last.ckpt" in said and "epochs" in said
+
+
+@pytest.mark.parametrize("name", ["adafactor", "prodigy"])
+def test_what_cannot_be_counted_from_shapes_is_said(project: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    config = settings(project, tmp_path, optimizer={"name": name}, unet={"lr": None}, text_encoder={"lr": None})
+    with pytest.raises(ConfigError, match=rf"optimizer.name: {name} with method: full looks at numbers.*--measure"):
+        preflight.preflight(config)
 
 
 def test_a_level_that_does_not_go_with_the_config_is_named(project: Callable[..., Path], tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ Out = Annotated[Path, typer.Argument(help="NAME.safetensors, NAME.ckpt, or a nam
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A diffusers folder, .safetensors or .ckpt.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A diffusers folder, .safetensors, .ckpt, or an FSDP run's last.ckpt.")
+    ],
     out: Out,
     dtype: Dtype = None,
     config: Annotated[
