@@ -190,6 +190,7 @@ def test_a_cards_settings_are_valid_and_leave_room(
     assert sum(held.values()) / 1e9 <= peak <= card - 1.5
 
 
+@pytest.mark.usefixtures("any_precision")
 @pytest.mark.parametrize(("recipe", "card"), [("sdxl", 8), ("sd3", 8)])
 def test_a_small_cards_recipe_trains(recipe: str, card: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     fixtures = {"sd21_768v": "sd2_folder", "sdxl": "sdxl_folder", "sd3": "flow_folders"}

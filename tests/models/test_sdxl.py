@@ -151,6 +151,8 @@ def test_clip_skip_counts_from_the_layer_that_is_usual(sdxl_folder: Path, pipeli
     torch.testing.assert_close(found.pooled_BD, pooled, atol=1e-6, rtol=1e-6)
     with pytest.raises(ConfigError, match=r"text_encoder\.clip_skip is 1, which leaves out every layer"):
         attach(family, text_encoder=TextEncoderSettings(clip_skip=1))
+    with pytest.raises(ConfigError, match=r"clip_skip leaves out 3 layers, and a text encoder of this model has 2\."):
+        loaded(sdxl_folder, clip_skip=2).encode_text(["a cat"], [])
 
 
 @torch.no_grad()

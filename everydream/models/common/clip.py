@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from everydream.errors import ConfigError
 from everydream.models.common import tokenizer_files
 from everydream.models.common.words import WordEmbedding, Words
 
@@ -95,14 +96,21 @@ class Clip:
     def _output_of(self, skip: int) -> Iterator[list[torch.Tensor]]:
         """Keep, first in the list, what the layer `skip` before the last gives inside the block.
 
-        transformers would keep it as a hidden state, by the name of the network's class, which FSDP changes.
+        Before all layers are the embeddings. transformers would keep it as a hidden state, by the name of the
+        network's class, which FSDP changes.
         """
         taken: list[torch.Tensor] = []
 
         def keep(layer: nn.Module, arguments: object, output: Any) -> None:
             taken.append(output[0] if isinstance(output, tuple) else output)
 
-        hook = self.core.encoder.layers[-1 - skip].register_forward_hook(keep)
+        modules = [self.core.embeddings, *self.core.encoder.layers]
+        if skip >= len(modules):
+            raise ConfigError(
+                f"text_encoder.clip_skip leaves out {skip} layers, and a text encoder of this model has "
+                f"{len(modules) - 1}. Use what the base model was trained with, mostly 0."
+            )
+        hook = modules[-1 - skip].register_forward_hook(keep)
         try:
             yield taken
         finally:
