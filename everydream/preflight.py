@@ -21,7 +21,7 @@ from everydream.formats.atomic import format_bytes
 from everydream.models.family import Family
 from everydream.outputs import Trainee, size_report
 from everydream.plan import Planned, plan_run
-from everydream.preparing import fused_backward, load_family, prepare
+from everydream.preparing import clipping, fused_backward, load_family, prepare
 from everydream.training.accumulating import Accumulator, Pending
 from everydream.training.footprint import Footprint, count_step, measure_step, without_data
 from everydream.training.launch import Launch
@@ -140,7 +140,7 @@ def _step(
             return
         accumulator.add(loaded, Pending(), 0)
         if fused is None and not counted:
-            launch.clip(parameters, config.train.max_grad_norm)
+            clipping(stepping, launch)(parameters, config.train.max_grad_norm)
         if fused is None:
             stepping.step()
             stepping.zero_grad(set_to_none=True)

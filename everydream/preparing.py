@@ -1,5 +1,10 @@
 """From settings and plan to what trains: the model in its place, its method, its optimizer, its average."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
 from everydream.config import RunConfig
 from everydream.errors import ConfigError
 from everydream.formats.files import DTYPES
@@ -108,6 +113,11 @@ def take_up(
     if trainee.ema is not None:
         trainee.ema.load_state_dict(checkpoint.ema)
     launch.load_scaler_state(checkpoint.scaler)
+
+
+def clipping(stepping: Any, launch: Launch) -> Callable[[Sequence[nn.Parameter], float | None], float]:
+    """Return what clips all gradients together before `stepping` steps; returns their norm before."""
+    return stepping.clip if isinstance(stepping, Lean) else launch.clip
 
 
 def fused_backward(trainee: Trainee, config: RunConfig) -> FusedBackward | None:

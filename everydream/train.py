@@ -21,14 +21,13 @@ from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
 from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run
-from everydream.preparing import fused_backward, load_family, prepare, require_fitting
+from everydream.preparing import clipping, fused_backward, load_family, prepare, require_fitting
 from everydream.report import describe_end, describe_plan
 from everydream.training import metrics, runs, state
 from everydream.training.accumulating import Accumulator
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.launch import Launch
-from everydream.training.lean import Lean
 from everydream.training.loop import Collaborators, Limits, fit
 from everydream.training.lr import lr_factor
 from everydream.training.signals import StopRequest
@@ -90,7 +89,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             launch=launch,
             groups=trainee.groups,
             optimizer=stepping,
-            clip=stepping.clip if isinstance(stepping, Lean) else launch.clip,
+            clip=clipping(stepping, launch),
             accumulator=Accumulator(
                 launch,
                 trainee.family,

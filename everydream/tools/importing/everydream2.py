@@ -10,6 +10,7 @@ from everydream.tools.importing.everydream2_tables import MISSING, NEEDLESS, NEU
 from everydream.tools.importing.keys import Keys
 from everydream.tools.importing.optimizers import put_arguments, put_optimizer, put_schedule, settle_rates
 from everydream.tools.importing.reading import read_json
+from everydream.tools.importing.timesteps import put_range
 
 _OPTIMIZER_FILE = "optimizer.json"
 _ARGUMENTS = ("d0", "d_coef", "decouple", "growth_rate", "momentum", "safeguard_warmup", "use_bias_correction")
@@ -100,12 +101,7 @@ def _put_noise_levels(keys: Keys, draft: Draft) -> None:
     if discount:
         draft.put("loss.pyramid_noise", discount, "pyramid_noise_discount")
         draft.tell("changed", "pyramid_noise_discount: grains grow coarser faster there.")
-    for key, ours, idle in (("timestep_start", "timesteps.min", 0), ("timestep_end", "timesteps.max", 1000)):
-        timestep = keys.whole(key, idle)
-        if timestep != idle:
-            draft.put(ours, timestep / 1000, f"{key}, in thousandths there")
-        elif keys.given(key):
-            draft.tell("idle", key)
+    put_range(keys, draft, "timestep_start", "timestep_end")
     if keys.flag("enable_zero_terminal_snr", False):
         draft.put("model.zero_terminal_snr", True, "enable_zero_terminal_snr")
         draft.tell("changed", "enable_zero_terminal_snr: a model that predicts the noise is refused with it here.")

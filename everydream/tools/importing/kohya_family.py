@@ -7,7 +7,7 @@ from typing import Literal
 from everydream.models.settings import is_written_as_folder
 from everydream.tools.importing.draft import Draft, find
 from everydream.tools.importing.keys import Keys
-from everydream.tools.importing.kohya_loss import put_range
+from everydream.tools.importing.timesteps import put_range
 
 Script = Literal["plain", "xl", "three encoders", "packed"]
 _SIGNS: tuple[tuple[Script, str, str], ...] = (
@@ -106,7 +106,7 @@ def put_reading(keys: Keys, draft: Draft, script: Script) -> None:
 def put_timesteps(keys: Keys, draft: Draft, script: Script) -> None:
     """Set at which noise levels images are trained."""
     if script not in _FOLDERS:
-        put_range(keys, draft)
+        put_range(keys, draft, "min_timestep", "max_timestep")
         return
     scheme = keys.text("weighting_scheme", "none")
     mean, std = keys.number("logit_mean", 0.0), keys.number("logit_std", 1.0)

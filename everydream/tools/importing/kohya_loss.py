@@ -1,4 +1,4 @@
-"""How kohya's scripts make the loss: kind, weights, noise, and the noise levels of all but flow models."""
+"""How kohya's scripts make the loss: kind, weights, noise."""
 
 from everydream.tools.importing.draft import Draft
 from everydream.tools.importing.keys import Keys
@@ -13,16 +13,6 @@ def put_loss(keys: Keys, draft: Draft) -> None:
     _put_kind(keys, draft)
     _put_weighting(keys, draft)
     _put_noise(keys, draft)
-
-
-def put_range(keys: Keys, draft: Draft) -> None:
-    """Set the range of timesteps: whole numbers below `max_timestep` there, parts of the schedule here."""
-    for key, ours, idle in (("min_timestep", "timesteps.min", 0), ("max_timestep", "timesteps.max", 1000)):
-        timestep = keys.whole(key, idle)
-        if timestep != idle:
-            draft.put(ours, timestep / 1000, f"{key}, in thousandths there")
-        elif keys.given(key):
-            draft.tell("idle", key)
 
 
 def _put_kind(keys: Keys, draft: Draft) -> None:
