@@ -1,0 +1,191 @@
+"""What was seen of image files, kept from one command to the next.
+
+    path + size + date -> Look (hash, tiny picture, digest) and a JPEG for pages
+
+One SQLite file in the user's cache folder, never beside images. A file that changed is looked at again; a cache that
+is broken is thrown away, and one that cannot be written is done without: both are said, and neither ends a command.
+"""
+
+import multiprocessing
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from everydream.data.looking import SIDE, Look, look_at_all
+from everydream.data.shards import shard_of
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+FILE = f"looks-1-{SIDE}.sqlite"
+"""Its name says the layout: another version keeps another file."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS looks (
+  path BLOB PRIMARY KEY, stamp TEXT, width INT, height INT, digest BLOB, hash INT, mirrored INT, small BLOB
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pages (path BLOB PRIMARY KEY, stamp TEXT, jpeg BLOB);
+"""
+_FEW = 48
+"""Up to this many images are looked at by this process: starting others takes longer."""
+_PORTION = 24
+_WAIT_S = 30.0
+_SIGN = 1 << 63
+
+
+def cache_folder() -> Path:
+    """Return where caches are: `$XDG_CACHE_HOME/everydream`, by default ~/.cache/everydream."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everydream"
+
+
+class Wanted(NamedTuple):
+    """An image file as it is now."""
+
+    path: str
+    stamp: str
+    """Size, date and what else the look depends on; "" if it is not there."""
+
+
+class Looks:
+    """The cache, open. Two processes may have it open at once."""
+
+    def __init__(self, folder: Path | None = None, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._file = (folder or cache_folder()) / FILE
+        self._base = self._opened()
+
+    def __enter__(self) -> "Looks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._base.close()
+
+    def see(
+        self, paths: Sequence[Path], background: str = "#ffffff", progress: Progress | None = None
+    ) -> list[Look | None]:
+        """Return what is seen of each file, None where it cannot be decoded; decodes those that are new or changed.
+
+        `background` (#rrggbb) is the colour under transparent images.
+        """
+        wanted = [_as_it_is(path, background) for path in paths]
+        found = self._try(lambda: {item: self._known(item) for item in wanted})
+        missing = list(dict.fromkeys(item for item in wanted if item.stamp and found.get(item) is None))
+        done = len(paths) - len(missing)
+        for items, seen in _looked_at(missing, background):
+            for item, look in zip(items, seen, strict=True):
+                found[item] = look[0] if look is not None else None
+            self._keep([(item, *look) for item, look in zip(items, seen, strict=True) if look is not None])
+            done += len(items)
+            if progress is not None:
+                progress(done, len(paths))
+        return [found.get(item) for item in wanted]
+
+    def page(self, path: Path) -> bytes | None:
+        """Return the JPEG of a file that was seen, None if there is none."""
+        key = (os.fsencode(path.absolute()),)
+        row = self._try(lambda: self._base.execute("SELECT jpeg FROM pages WHERE path = ?", key).fetchone())
+        return bytes(row[0]) if row else None
+
+    def _known(self, item: Wanted) -> Look | None:
+        row = self._base.execute(
+            "SELECT width, height, digest, hash, mirrored, small FROM looks WHERE path = ? AND stamp = ?",
+            (os.fsencode(item.path), item.stamp),
+        ).fetchone()
+        if row is None:
+            return None
+        width, height, digest, hash_, mirrored, small = row
+        return Look(width, height, digest, hash_ + _SIGN, mirrored + _SIGN, small)
+
+    def _keep(self, rows: Sequence[tuple[Wanted, Look, bytes]]) -> None:
+        # SQLite's integers are signed.
+        looks = [
+            (os.fsencode(item.path), item.stamp, look.width, look.height, look.digest, look.hash - _SIGN,
+             look.mirrored - _SIGN, look.small) for item, look, _ in rows
+        ]  # fmt: skip
+        pages = [(os.fsencode(item.path), item.stamp, page) for item, _, page in rows]
+
+        def write() -> None:
+            with self._base:
+                self._base.executemany("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", looks)
+                self._base.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?)", pages)
+
+        self._try(write)
+
+    def _try(self, act: Callable[[], T]) -> T:
+        """Return what `act` returns, if need be with a new file, and if that fails too with a base in memory."""
+        for _ in range(2):
+            try:
+                return act()
+            except sqlite3.Error as error:
+                self._base.close()
+                self._base = self._instead(error)
+        return act()
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            return _connect(str(self._file))
+        except (OSError, sqlite3.Error) as error:
+            return self._instead(error)
+
+    def _instead(self, error: Exception) -> sqlite3.Connection:
+        """Return another base after an error: an empty file where the old one is no database, else memory."""
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            with suppress(OSError, sqlite3.Error):
+                self._file.unlink()
+                fresh = _connect(str(self._file))
+                self._say(f"{self._file} was damaged ({error}) and was thrown away: all images are looked at again.")
+                return fresh
+        self._say(f"{self._file} cannot be used ({error}): what is seen of the images is not kept for the next time.")
+        return _connect(":memory:")
+
+
+def _connect(file: str) -> sqlite3.Connection:
+    base = sqlite3.connect(file, timeout=_WAIT_S)
+    try:
+        base.executescript(_TABLES)
+    except sqlite3.Error:
+        base.close()
+        raise
+    return base
+
+
+def _as_it_is(path: Path, background: str) -> Wanted:
+    absolute = str(path.absolute())
+    try:
+        stat = (shard_of(path) or path).stat()
+    except OSError:
+        return Wanted(absolute, "")
+    return Wanted(absolute, f"{stat.st_size} {stat.st_mtime_ns} {background}")
+
+
+def _looked_at(
+    wanted: Sequence[Wanted], background: str
+) -> Iterator[tuple[Sequence[Wanted], Sequence[tuple[Look, bytes] | None]]]:
+    """Yield portions of the files with what is seen of each; by several processes where there are many."""
+    portions = [wanted[start : start + _PORTION] for start in range(0, len(wanted), _PORTION)]
+    done = 0
+    workers = min(os.cpu_count() or 1, len(portions))
+    if len(wanted) > _FEW and workers > 1:
+        with suppress(BrokenProcessPool), _processes(workers) as pool:
+            tasks = ([item.path for item in portion] for portion in portions)
+            for portion, seen in zip(portions, pool.map(look_at_all, tasks, [background] * len(portions)), strict=True):
+                yield portion, seen
+                done += 1
+    for portion in portions[done:]:
+        yield portion, look_at_all([item.path for item in portion], background)
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    # Never forks of this process: it may hold threads and a model library.
+    method = "spawn" if sys.platform == "win32" else "forkserver"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([look_at_all.__module__])
+    return ProcessPoolExecutor(workers, context)
