@@ -97,7 +97,7 @@ def inspect(
         from everydream.data.scan import require_usable  # noqa: PLC0415
         from everydream.evaluation.heldout import require_enough  # noqa: PLC0415
         from everydream.methods.textual_inversion import unused_words  # noqa: PLC0415
-        from everydream.plan import plan_run  # noqa: PLC0415
+        from everydream.plan import monitors_of, plan_run  # noqa: PLC0415
         from everydream.report import describe_inspection, inspect_report  # noqa: PLC0415
         from everydream.yaml_text import apply_override  # noqa: PLC0415
 
@@ -131,7 +131,7 @@ def inspect(
         if unused := unused_words(settings.textual_inversion.words, planned.index.captions):
             raise ConfigError("\n".join(unused))
         require_usable(planned.index, settings.data.strict)
-        require_enough(planned.index, settings.data.sources, settings.preservation)
+        require_enough(planned.index, settings.data.sources, monitors_of(settings), planned.kin)
 
 
 @app.command()

@@ -14,7 +14,8 @@ from everydream.data.pairing import source_problems
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.diffusion.settings import LossSettings, TimestepSettings
 from everydream.errors import ConfigError
-from everydream.evaluation.settings import PreservationSettings
+from everydream.evaluation.checks import monitor_problems
+from everydream.evaluation.settings import ControlSettings, PreservationSettings, StopSettings, ValidationSettings
 from everydream.methods.checks import changed_keys, method_problems
 from everydream.methods.settings import (
     FORMATS,
@@ -98,6 +99,12 @@ class RunConfig(Settings):
     """Pictures while training."""
     preservation: PreservationSettings = PreservationSettings()
     """What is kept of the base model, measured while training."""
+    validation: ValidationSettings = ValidationSettings()
+    """What is learned beyond the training images."""
+    control: ControlSettings = ControlSettings()
+    """Pictures that show bleeding and copying."""
+    stop: StopSettings = StopSettings()
+    """When a run ends early."""
     trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
     """Where numbers and samples are sent besides metrics.jsonl; files go to the run folder."""
 
@@ -193,22 +200,10 @@ def _cross_checks(config: RunConfig) -> list[str]:
         problems.append("loss.unmasked_weight: has no effect with data.masks: none.")
     if config.timesteps.stratified and config.train.batch_size * config.train.gradient_accumulation == 1:
         problems.append("timesteps.stratified: has no effect with one image a step; there is nothing to spread.")
-    preservation = config.preservation
-    if preservation.path is not None and not preservation.images:
-        problems.append(
-            "preservation.images: 0, so nothing of preservation.path would be measured; say how many of its images, "
-            "e.g. 16, or take the path out."
-        )
-    if (
-        preservation.images
-        and preservation.path is None
-        and not any(source.role == "ground_truth" for source in config.data.sources)
-    ):
-        problems.append(
-            f"preservation.images: {preservation.images} images are to be held out of ground truth, and no source has "
-            "role: ground_truth. Give one that role, name a folder of captioned images to measure under "
-            "preservation.path, or set this to 0."
-        )
+    problems += monitor_problems(
+        config.data.sources, config.preservation, config.validation, config.control, config.stop,
+        config.checkpoints.keep_best, config.checkpoints.formats,
+    )  # fmt: skip
     if "wandb" in config.trackers and not _importable("wandb"):
         problems.append(
             'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
@@ -293,6 +288,8 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
             "data": config.data.model_copy(update={"sources": sources}),
             "samples": config.samples.model_copy(update={"prompts": found(config.samples.prompts)}),
             "preservation": config.preservation.model_copy(update={"path": found(config.preservation.path)}),
+            "validation": config.validation.model_copy(update={"path": found(config.validation.path)}),
+            "control": config.control.model_copy(update={"features": found(config.control.features)}),
         }
     )
 
@@ -304,8 +301,9 @@ def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
         for n, source in enumerate(config.data.sources)
         if source.generate is None  # what is missing of class images is made
     ]
-    named.append(("preservation.path", config.preservation.path or ""))
+    named += [("preservation.path", config.preservation.path or ""), ("validation.path", config.validation.path or "")]
     if to_train:
         named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]
+        named += [("control.features", config.control.features or "")]
         named += [("model.path", config.model.path)] if not is_hub_id(config.model.path) else []
     return [f"{key}: there is nothing at {Path(p).absolute()}" for key, p in named if p and not Path(p).exists()]

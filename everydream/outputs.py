@@ -1,7 +1,7 @@
 """What a run writes: last.ckpt, exports, sample pictures, what is kept of the base; each a callable for the loop."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ from torch.optim import Optimizer
 
 from everydream.config import RunConfig
 from everydream.data.drawing import longest_reading
-from everydream.errors import DataError, DiskError
-from everydream.evaluation import preservation
+from everydream.errors import DiskError
 from everydream.evaluation.grids import labelled_grid
-from everydream.evaluation.heldout import Measured
 from everydream.formats.atomic import format_bytes, require_space
 from everydream.formats.files import write_pickle
 from everydream.formats.sharded import write_sharded
@@ -29,7 +27,7 @@ from everydream.training.display import Display
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
 from everydream.training.lean import Lean
-from everydream.training.metrics import Events, JsonLines
+from everydream.training.metrics import Events
 from everydream.training.optim import evaluated, group_state, optimizer_state
 from everydream.training.runs import LAST
 from everydream.types import Index, Progress
@@ -52,7 +50,8 @@ class Trainee:
 
 def disk_needed(config: RunConfig, trainee: Trainee) -> int:
     """Return the most that the checkpoints take at a time: last.ckpt twice, while it is replaced, and the exports."""
-    return 2 * trainee.last_bytes + trainee.export_bytes * ((config.checkpoints.keep or 1) + 1)
+    kept = (config.checkpoints.keep or 1) + config.checkpoints.keep_best
+    return 2 * trainee.last_bytes + trainee.export_bytes * (kept + 1)
 
 
 @dataclass
@@ -67,7 +66,11 @@ class Writer:
     events: Events
     display: Display
     base: dict[int, float]
-    """The base's losses, which the monitor adds before training; saved so that a resume compares with the same."""
+    """The base's losses, which the monitors add before training; saved so that a resume compares with the same."""
+    watch: Callable[[int], dict[str, Any]] = lambda _: {}
+    """What else the monitors remember, as of a step."""
+    best: int | None = None
+    """The step of the export that is kept for being the best."""
     unsaved: str | None = None
     """Why the latest last.ckpt could not be written, if it could not."""
     unexported: str | None = None
@@ -126,6 +129,7 @@ class Writer:
             facts=self.facts,
             machine=self.launch.machine(),
             base=self.base,
+            watch=self.watch(progress.step),
         )
 
     def _export(self, progress: Progress) -> None:
@@ -136,7 +140,9 @@ class Writer:
         written: list[Path] = []
         with self.shown_weights():
             if self.launch.is_main:
-                written = export.export(method, family, self.folder, config.project, progress, config.checkpoints)
+                written = export.export(
+                    method, family, self.folder, config.project, progress, config.checkpoints, self.best
+                )
         for path in written:
             self.events.note("exported", step=progress.step, path=path.name)
             self.display.say(f"Wrote {path}")
@@ -149,7 +155,23 @@ class Writer:
         """
         ema = self.trainee.ema if self.config.checkpoints.use_ema else None
         averaged = ema.swapped_in() if ema is not None else evaluated(self.trainee.optimizer)
-        with averaged, self.launch.whole(self.trainee.family):
+        with self._whole(averaged):
+            yield
+
+    def other_weights(self) -> tuple[str, AbstractContextManager[None]] | None:
+        """Return, where an average is kept, the weights that are not shown: their name, and a block that holds them."""
+        ema = self.trainee.ema
+        if ema is None:
+            return None
+        return (
+            ("trained", self._whole(nullcontext()))
+            if self.config.checkpoints.use_ema
+            else ("averaged", self._whole(ema.swapped_in()))
+        )
+
+    @contextmanager
+    def _whole(self, weights: AbstractContextManager[None]) -> Iterator[None]:
+        with weights, self.launch.whole(self.trainee.family):
             yield
 
 
@@ -185,11 +207,12 @@ class Sampler:
             if not self.launch.is_main:
                 return
             for guidance in settings.guidance:
-                for row, image in zip(rows, self._sampled(prompts, guidance), strict=True):
+                for row, image in zip(rows, self.sampled(prompts, guidance), strict=True):
                     row.append(image)
         self._write(step, prompts, rows)
 
-    def _sampled(self, prompts: Sequence[str], guidance: float) -> list[NDArray[np.uint8]]:
+    def sampled(self, prompts: Sequence[str], guidance: float) -> list[NDArray[np.uint8]]:
+        """Return one picture a prompt, by the weights that are in place."""
         settings, multiple = self.config.samples, self.writer.trainee.family.side_multiple
         resolution = max(self.config.data.resolution // multiple, 1) * multiple
         images: list[NDArray[np.uint8]] = []
@@ -217,40 +240,6 @@ class Sampler:
         grid = labelled_grid(rows, prompts, scales, f"{self.config.project}, step {step}")
         Image.fromarray(grid).save(self.folder / f"s{step:06d}-grid.png")
         self.launch.track_images({"samples": grid}, step)
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """Measures what is kept of the base model: a line for the user, one of metrics.jsonl, the trackers."""
-
-    config: RunConfig
-    measured: Measured
-    writer: Writer
-    metrics: JsonLines
-
-    def __call__(self, step: int) -> None:
-        """Measure the weights as they are after `step` steps; before the first one they are the base."""
-        writer, settings = self.writer, self.config.preservation
-        if step == 0 and writer.base.keys() >= set(self.measured.identities):
-            return  # resumed from before the first step: the base is known, and its line is written
-        with writer.shown_weights(), writer.launch.autocast():
-            if not writer.launch.is_main:
-                return
-            losses, failed = preservation.losses(
-                writer.trainee.family, self.measured, self.config.data, self.config.seed, settings.timesteps,
-                writer.launch.device,
-            )  # fmt: skip
-        for rejection in failed:
-            writer.display.say(f"Preservation: {rejection.path} cannot be measured: {rejection.reason}")
-        if not losses:
-            raise DataError("none of the images can be read")
-        if step == 0:
-            writer.base.update(losses)
-        found = preservation.compare(losses, writer.base)
-        numbers = found.numbers()
-        self.metrics.write({"step": step, **numbers, "preservation/images": found.num})
-        writer.launch.track(numbers, step)
-        writer.display.say(found.describe(step, held_out=settings.path is None))
 
 
 def size_report(config: RunConfig, trainee: Trainee) -> Mapping[str, str]:

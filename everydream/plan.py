@@ -1,18 +1,21 @@
 """From settings to a plan: what `everydream inspect` shows and `everydream train` does."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everydream.config import RunConfig
 from everydream.data.buckets import Buckets, choose_buckets, joined
+from everydream.data.likeness import twins
 from everydream.data.mix import Mix, make_mix
 from everydream.data.plan import count_steps, plan_epoch
 from everydream.data.scan import require_usable, scan
 from everydream.errors import ConfigError, DataError
-from everydream.evaluation.heldout import Measured, measured_images, require_enough
+from everydream.evaluation.cadence import epochs_between, passes
+from everydream.evaluation.heldout import OWN_SOURCE, Measured, Monitored, require_enough, watched_images
+from everydream.evaluation.settings import PreservationSettings, ValidationSettings
 from everydream.models.family import Family
 from everydream.types import EpochPlan, Index
 
@@ -26,26 +29,30 @@ class Planned:
     mix: Mix
     buckets: Buckets
     steps_per_epoch: list[int]
-    measured: Measured | None = None
-    """What the preservation monitor measures; None: it is off."""
+    watched: Mapping[str, Measured] = field(default_factory=dict)
+    """What is measured, by monitor: preservation, validation, train; those that are on."""
+
+    kin: Sequence[Sequence[int]] = ()
+    """Records that show the same picture, where that was looked for."""
 
     def held_out(self) -> NDArray[np.bool_]:
         """Return for each record of the index whether it is held out of training."""
         held_out_N = np.zeros(len(self.index), np.bool_)
-        if self.measured is not None:
-            held_out_N[self.measured.held_out] = True
+        for measured in self.watched.values():
+            held_out_N[measured.held_out] = True
         return held_out_N
 
     def apart(self) -> list[Index]:
         """Return the images that are measured and not among the run's own."""
-        return [self.measured.index] if self.measured is not None and self.config.preservation.path is not None else []
+        own = set(OWN_SOURCE.values())
+        return [measured.index for measured in self.watched.values() if own & set(measured.index.names)]
 
     def bucket_of_each(self, resolution: int = 0) -> list[tuple[int, int]]:
         """Return each image's bucket at the n-th resolution; the one it is measured in if it is held out."""
         bucket_N = self.buckets.assign(self.index.width_N, self.index.height_N, resolution)
         sizes = [self.buckets.sizes[int(bucket)] for bucket in bucket_N]
-        if self.measured is not None:
-            for record, size in zip(self.measured.held_out.tolist(), self.measured.sizes(), strict=False):
+        for measured in self.watched.values():
+            for record, size in zip(measured.held_out.tolist(), measured.sizes(), strict=False):
                 sizes[record] = size
         return sizes
 
@@ -76,9 +83,12 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
     index = scan(config.data, config.captions, progress)
     if check:
         require_usable(index, config.data.strict)
-        require_enough(index, config.data.sources, config.preservation)
-    measured = measured_images(index, config.preservation, config.data, config.captions, config.seed, progress)
-    held_out = measured.held_out if measured is not None else ()
+    wanted = monitors_of(config)
+    kin = find_kin(config, index, progress)
+    if check:
+        require_enough(index, config.data.sources, wanted, kin)
+    watched = watched_images(index, wanted, config.data, config.captions, config.seed, kin, progress)
+    held_out = np.concatenate([np.zeros(0, np.int64), *(measured.held_out for measured in watched.values())])
     mix = make_mix(index, config.data.sources, config.seed, held_out)
     batch_size, accumulation = config.train.batch_size, config.train.gradient_accumulation
     shares = [share for _, share in config.data.resolutions]
@@ -103,7 +113,41 @@ def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = No
             f"{len(index)} images are usable, but none would be drawn: the repeats of every source and folder "
             "come to 0. Give at least one source repeats above 0."
         )
-    return Planned(config, index, mix, buckets, steps, measured)
+    return Planned(config, index, mix, buckets, steps, watched, kin)
+
+
+def monitors_of(config: RunConfig) -> dict[Monitored, PreservationSettings | ValidationSettings]:
+    """Return the settings of what measures images, by name."""
+    return {"preservation": config.preservation, "validation": config.validation}
+
+
+def every_epochs(planned: Planned, name: Monitored) -> int:
+    """Return after how many epochs a monitor measures: what was asked for, else so that all take 5 % of the time."""
+    wanted = monitors_of(planned.config)
+    if (asked := wanted[name].every_epochs) is not None:
+        return asked
+    cost = sum(passes(len(measured.index), wanted[_of(key)].timesteps) for key, measured in planned.watched.items())
+    if planned.config.ema.decay is not None and "validation" in planned.watched:
+        # The average is measured beside the trained weights.
+        cost += passes(len(planned.watched["validation"].index), wanted["validation"].timesteps)
+    return epochs_between(cost, float(planned.mix.mean_counts().sum()))
+
+
+def _of(key: str) -> Monitored:
+    return "preservation" if key == "preservation" else "validation"
+
+
+def find_kin(
+    config: RunConfig, index: Index, progress: Callable[[int, int], None] | None = None
+) -> Sequence[Sequence[int]]:
+    """Return the records that show the same picture and so are held out together; none where nothing is held out."""
+    holds_out = any(settings.images and settings.path is None for settings in monitors_of(config).values())
+    most = {"together": len(index), "auto": _MOST_LOOKED_AT, "ignore": -1}[config.data.twins]
+    return twins(index, range(len(index)), progress) if holds_out and len(index) <= most else []
+
+
+_MOST_LOOKED_AT = 20_000
+"""Images that are decoded to find near duplicates unless asked otherwise: a minute on two cores, once."""
 
 
 def require_fitting_buckets(buckets: Buckets, family: Family) -> None:

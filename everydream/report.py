@@ -13,11 +13,11 @@ import torch
 from everydream.data.buckets import kept_fraction
 from everydream.data.scan import source_warnings
 from everydream.diffusion.weighting import mean_weight
-from everydream.evaluation.heldout import shared_with_training
+from everydream.evaluation.heldout import Monitored, shared_with_training
 from everydream.methods.method import ParameterGroup
 from everydream.models.family import Family
 from everydream.outputs import Trainee, size_report
-from everydream.plan import Planned
+from everydream.plan import Planned, every_epochs, monitors_of
 from everydream.report_images import image_warnings
 from everydream.report_sources import describe_sources, source_facts
 from everydream.training import export
@@ -32,21 +32,32 @@ _OF_A_KIND = 3
 
 
 def describe_measured(planned: Planned) -> list[str]:
-    """Return what the preservation monitor measures and when; nothing if it is off."""
-    settings, measured = planned.config.preservation, planned.measured
-    if measured is None:
-        return []
-    if settings.path is None:
-        counts = Counter(planned.index.names[int(number)] for number in measured.index.source_N)
-        what = f"{len(measured.index)} held-out images ({', '.join(f'{name} {n}' for name, n in counts.items())})"
+    """Return what the monitors measure and when; nothing where all are off."""
+    lines = []
+    for name, settings in monitors_of(planned.config).items():
+        if name not in planned.watched:
+            continue
+        measured = planned.watched[name]
         rejected = []
-    else:
-        what = f"{len(measured.index)} images of {settings.path}"
-        rejected = [f"not measured: {item.path}: {item.reason}" for item in measured.index.rejected]
-    often = "after each epoch" if settings.every_steps is None else f"every {settings.every_steps} steps"
-    when = f"before training, {often} and at the end"
-    more = [f"... and {len(rejected) - _OF_A_KIND} more"] if len(rejected) > _OF_A_KIND else []
-    return [f"{what}, each at {settings.timesteps} noise levels: {when}", *rejected[:_OF_A_KIND], *more]
+        if settings.path is None:
+            counts = Counter(planned.index.names[int(number)] for number in measured.index.source_N)
+            what = f"{len(measured.index)} held-out images ({', '.join(f'{name} {n}' for name, n in counts.items())})"
+        else:
+            what = f"{len(measured.index)} images of {settings.path}"
+            rejected = [f"not measured: {item.path}: {item.reason}" for item in measured.index.rejected]
+        if name == "validation":
+            what += f" and {len(planned.watched['train'].index)} that are trained on"
+        when = f"before training, {_how_often(planned, name)} and at the end"
+        more = [f"... and {len(rejected) - _OF_A_KIND} more"] if len(rejected) > _OF_A_KIND else []
+        lines += [f"{name}: {what}, each at {settings.timesteps} noise levels: {when}", *rejected[:_OF_A_KIND], *more]
+    return lines
+
+
+def _how_often(planned: Planned, name: Monitored) -> str:
+    if (steps := monitors_of(planned.config)[name].every_steps) is not None:
+        return f"every {steps} steps"
+    epochs = every_epochs(planned, name)
+    return "after each epoch" if epochs == 1 else f"every {epochs} epochs"
 
 
 def describe_shared(planned: Planned) -> list[str]:

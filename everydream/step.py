@@ -52,4 +52,4 @@ def training_step(
     per_image_B = image_losses(prediction, objective.target(x0, t_B, noise), t_B, objective, loss, mask)
 
     weight_B = loss_weights(t_B, objective, loss, timesteps, latent_hw).to(per_image_B) * batch.loss_scale_B
-    return StepResult((per_image_B * weight_B).sum() / images_per_step, per_image_B.detach(), t_B, batch.keys)
+    return StepResult((per_image_B * weight_B).sum() / images_per_step, per_image_B.detach(), t_B, weight_B, batch.keys)

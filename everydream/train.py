@@ -19,7 +19,7 @@ from everydream.data.plan import pieces_for_rank
 from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
-from everydream.outputs import Monitor, Sampler, Trainee, Writer, disk_needed
+from everydream.outputs import Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run
 from everydream.preparing import clipping, fused_backward, load_family, prepare, require_fitting
 from everydream.report import describe_end, describe_plan
@@ -32,6 +32,7 @@ from everydream.training.loop import Collaborators, Limits, fit
 from everydream.training.lr import lr_factor
 from everydream.training.signals import StopRequest
 from everydream.types import EpochPlan, Progress
+from everydream.watching import make_watching
 
 
 def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = False) -> tuple[Path, int | None]:
@@ -60,7 +61,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         return runs.run_of(checkpoint.path) or checkpoint.path.parent, None
 
     trainee = prepare(config, launch, planned, load_family(config, checkpoint), checkpoint, changed)
-    base = checkpoint.base if checkpoint is not None else {}
+    base, watch = (checkpoint.base, checkpoint.watch) if checkpoint is not None else ({}, {})
+    keys = list(checkpoint.facts.images) if checkpoint is not None else []
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
     display.say(describe_plan(planned, trainee, launch.describe(images_per_step(config)), launch.device))
@@ -85,6 +87,9 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
         writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display, base)
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
+        watching = make_watching(planned, writer, lines, run, sampler)
+        watching.load(watch, keys)
+        writer.watch = watching.state
         collaborators = Collaborators(
             launch=launch,
             groups=trainee.groups,
@@ -107,10 +112,10 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             load=piece_loader(planned, launch),
             save=writer.save,
             export=writer.export,
-            sample=sampler if config.samples.every_steps else None,
-            samples_every=config.samples.every_steps or 0,
-            preserve=Monitor(config, planned.measured, writer, lines) if planned.measured is not None else None,
-            preserve_every=config.preservation.every_steps,
+            looks=watching.looks(),
+            decide=watching.decide,
+            ledger=watching.ledger,
+            alarm=watching.alarm,
             cadence=SaveCadence(config.checkpoints),
             metrics=lines,
             events=events,

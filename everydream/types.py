@@ -206,6 +206,8 @@ class StepResult:
     per_image_B: torch.Tensor
     """Detached, unweighted by loss scale; fillers included."""
     t_B: torch.Tensor
+    weight_B: torch.Tensor
+    """What each image's loss is multiplied by."""
     keys: list[str]
 
 

@@ -147,9 +147,14 @@ def train_here(config: Path, *overrides: str, resume: Path | None = None, allow_
     return run
 
 
-def metrics_of(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics."""
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics: of steps, and of what looked at it."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's steps."""
+    return [line for line in lines_of(run) if "epoch" in line]
 
 
 @pytest.fixture

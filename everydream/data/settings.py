@@ -165,6 +165,8 @@ class DataSettings(Settings):
     """What trains of an image: `name.mask.png` beside it, white all, black nothing; alpha: else its own opacity."""
     max_megapixels: Annotated[float, Field(gt=0.0)] = 150.0
     """Larger images are rejected before they are decoded (decompression bombs)."""
+    twins: Literal["auto", "together", "ignore"] = "auto"
+    """Whether near duplicates are held out together, so that none trains; auto: in sets of up to 20,000 images."""
     check: Literal["auto", "headers", "full"] = "auto"
     """How images are checked before training: headers only, or decoded once; auto decodes up to 2,000 images."""
     strict: bool = False

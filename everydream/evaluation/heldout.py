@@ -1,16 +1,19 @@
-"""Which images the preservation monitor measures, and as what.
+"""Which images the monitors measure, and as what.
 
-    ground truth of the run -> held out: never drawn in training      (the default)
-    preservation.path       -> a folder of its own, nothing held out
+    preservation  ground truth of the run, held out: never drawn in training
+    validation    training images, held out with everything that shows the same picture
+    train         as many training images that are not held out: what is learned by heart is learned on these alone
+    their path    -> a folder of its own, nothing held out
 
 The choice ranks images by a hash of their key, so another image more or less moves at most the last in the
 ranking. An image is measured in the bucket nearest to its shape of all there are, not of those that the data
 set filled: so its loss depends on itself, the seed and the settings alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +23,16 @@ from everydream.data.mix import apportion
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.errors import ConfigError, DataError
-from everydream.evaluation.settings import PreservationSettings
+from everydream.evaluation.settings import PreservationSettings, ValidationSettings
 from everydream.seeding import derive
 from everydream.types import Index
 
 Ints = NDArray[np.int64]
-OWN_SOURCE = "preservation.path"
+Monitored = Literal["preservation", "validation"]
+Role = Literal["training", "ground_truth", "class"]
+OWN_SOURCE: dict[Monitored, str] = {"preservation": "preservation.path", "validation": "validation.path"}
+_ROLE: dict[Monitored, Role] = {"preservation": "ground_truth", "validation": "training"}
+_CALLED = {"preservation": ("ground-truth", "ground truth"), "validation": ("training", "images")}
 
 
 @dataclass(frozen=True)
@@ -46,23 +53,34 @@ class Measured:
         return [self.buckets.sizes[int(bucket)] for bucket in self.buckets.assign(index.width_N, index.height_N)]
 
 
-def measured_images(
+def watched_images(
     index: Index,
-    settings: PreservationSettings,
+    wanted: Mapping[Monitored, PreservationSettings | ValidationSettings],
     data: DataSettings,
     captions: CaptionSettings,
     seed: int,
+    kin: Sequence[Sequence[int]] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> Measured | None:
-    """Return what to measure, or None if nothing is asked for."""
-    if not settings.images:
-        return None
-    if settings.path is None:
-        held_out = hold_out(index, data.sources, settings.images, seed)
-        return replace(measured_records(index, held_out, data, seed, settings.timesteps), held_out=held_out)
-    own = _own_folder(settings.path, data, captions, progress)
-    chosen = _first_by_rank(own, np.arange(len(own)), settings.images, seed)
-    return measured_records(own, chosen, data, seed, settings.timesteps)
+) -> dict[str, Measured]:
+    """Return what to measure, by monitor; `kin`: records that show the same picture and are held out together."""
+    found: dict[str, Measured] = {}
+    for name, settings in wanted.items():
+        if not settings.images:
+            continue
+        if settings.path is not None:
+            own = _own_folder(settings.path, OWN_SOURCE[name], data, captions, progress)
+            chosen = _first_by_rank(own, np.arange(len(own)), settings.images, seed)
+            found[name] = measured_records(own, chosen, data, seed, settings.timesteps)
+        else:
+            held_out = hold_out(index, data.sources, _ROLE[name], settings.images, seed, kin)
+            measured = measured_records(index, held_out, data, seed, settings.timesteps)
+            found[name] = replace(measured, held_out=held_out)
+    if "validation" in found:
+        aside = {record for measured in found.values() for record in measured.held_out.tolist()}
+        trained = np.array([r for r in _of_role(index, data.sources, "training").tolist() if r not in aside], np.int64)
+        beside = _first_by_rank(index, trained, len(found["validation"].index), seed)
+        found["train"] = measured_records(index, beside, data, seed, wanted["validation"].timesteps)
+    return found
 
 
 def measured_records(index: Index, records: Ints, data: DataSettings, seed: int, timesteps: int) -> Measured:
@@ -77,40 +95,99 @@ def measured_records(index: Index, records: Ints, data: DataSettings, seed: int,
     return replace(found, identities=identities)
 
 
-def hold_out(index: Index, sources: Sequence[SourceSettings], wanted: int, seed: int) -> Ints:
-    """Return the records to hold out: of ground truth, in proportion to the sources' sizes, at most half of each."""
-    most = most_held_out(index, sources)
+def hold_out(
+    index: Index,
+    sources: Sequence[SourceSettings],
+    role: Role,
+    wanted: int,
+    seed: int,
+    kin: Sequence[Sequence[int]] = (),
+) -> Ints:
+    """Return the records to hold out: of a role, in proportion to the sources' sizes, at most half of each."""
+    units = _units(index, sources, role, kin)
+    most = [_most(index, number, mine) for number, mine in enumerate(units)]
     # Never more than a source's half: divisor methods give each its whole weight at the sum of weights, and less below.
     shares = apportion(most, min(wanted, sum(most)))
-    chosen = [_first_by_rank(index, _without_kin(index, number), share, seed) for number, share in enumerate(shares)]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+    chosen: list[int] = []
+    for mine, share in zip(units, shares, strict=True):
+        left = share
+        for unit in sorted(mine, key=lambda unit: min(_rank(index, record, seed) for record in unit)):
+            if len(unit) <= left:
+                chosen += unit
+                left -= len(unit)
+    return np.array(sorted(chosen), np.int64)
 
 
-def most_held_out(index: Index, sources: Sequence[SourceSettings]) -> list[int]:
+def most_held_out(
+    index: Index, sources: Sequence[SourceSettings], role: Role, kin: Sequence[Sequence[int]] = ()
+) -> list[int]:
     """Return how many images of each source may be held out."""
-    return [
-        min(int((index.source_N == number).sum()) // 2, len(_without_kin(index, number)))
-        if source.role == "ground_truth"
-        else 0
-        for number, source in enumerate(sources)
-    ]
+    return [_most(index, number, mine) for number, mine in enumerate(_units(index, sources, role, kin))]
 
 
-def _without_kin(index: Index, number: int) -> Ints:
-    """Return a source's records that are in no group: of a crop that is held out, others of the photo would train."""
-    records = np.flatnonzero(index.source_N == number)
-    return np.array([record for record in records.tolist() if record not in index.groups], np.int64)
+def _most(index: Index, source: int, units: Sequence[Sequence[int]]) -> int:
+    return min(int((index.source_N == source).sum()) // 2, sum(map(len, units)))
 
 
-def require_enough(index: Index, sources: Sequence[SourceSettings], settings: PreservationSettings) -> None:
-    """Raise ConfigError when more than half of the ground truth would be held out."""
-    most = sum(most_held_out(index, sources))
-    if settings.path is None and settings.images > most:
-        raise ConfigError(
-            f"preservation.images: {settings.images} images cannot be held out, for at most half of each ground-truth "
-            f"source may be, here {most} in all; the rest is for training. Lower it, add ground truth, or name a "
-            "folder of captioned images to measure under preservation.path."
-        )
+def _units(
+    index: Index, sources: Sequence[SourceSettings], role: Role, kin: Sequence[Sequence[int]]
+) -> list[list[list[int]]]:
+    """Return for each source the sets of its records that can be held out, each with all that shows the same picture.
+
+    Of a photo that is held out, no crop and no copy trains: not of a source of another role either.
+    """
+    mine = set(_of_role(index, sources, role).tolist())
+    half = np.bincount(index.source_N, minlength=len(sources)) // 2
+    by_source: list[list[list[int]]] = [[] for _ in sources]
+    for unit in joined_kin(len(index), [*kin, *_groups(index)]):
+        source = int(index.source_N[unit[0]])
+        if len(unit) <= half[source] and all(record in mine for record in unit):
+            by_source[source].append(unit)
+    return by_source
+
+
+def joined_kin(num: int, kin: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield sets of records that are kin, directly or through others; those without kin alone."""
+    from scipy.sparse import coo_array  # noqa: PLC0415 - half a second to import
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    pairs = np.array([(unit[0], other) for unit in kin for other in unit[1:]], np.int64).reshape(-1, 2)
+    links = coo_array((np.ones(len(pairs), np.bool_), pairs.T), shape=(num, num))
+    _, label_N = connected_components(links, directed=False)
+    order = np.argsort(label_N, kind="stable")
+    ends = np.flatnonzero(np.diff(label_N[order])) + 1
+    yield from (part.tolist() for part in np.split(order, ends))
+
+
+def _groups(index: Index) -> list[list[int]]:
+    """Return the records of each group, crops of one photo, say."""
+    members: dict[tuple[int, str], list[int]] = {}
+    for record, group in index.groups.items():
+        members.setdefault((int(index.source_N[record]), group), []).append(record)
+    return list(members.values())
+
+
+def _of_role(index: Index, sources: Sequence[SourceSettings], role: Role) -> Ints:
+    numbers = [number for number, source in enumerate(sources) if source.role == role]
+    return np.flatnonzero(np.isin(index.source_N, numbers))
+
+
+def require_enough(
+    index: Index,
+    sources: Sequence[SourceSettings],
+    wanted: Mapping[Monitored, PreservationSettings | ValidationSettings],
+    kin: Sequence[Sequence[int]] = (),
+) -> None:
+    """Raise ConfigError when more than half of the images would be held out."""
+    for name, settings in wanted.items():
+        most = sum(most_held_out(index, sources, _ROLE[name], kin))
+        if settings.path is None and settings.images > most:
+            what, more = _CALLED[name]
+            raise ConfigError(
+                f"{name}.images: {settings.images} images cannot be held out, for at most half of each {what} source "
+                f"may be, here {most} in all; the rest is for training. Lower it, add {more}, or name a folder of "
+                f"captioned images to measure under {name}.path."
+            )
 
 
 def shared_with_training(index: Index, sources: Sequence[SourceSettings]) -> list[tuple[int, int, int]]:
@@ -132,23 +209,27 @@ def _files(index: Index, source: int) -> set[Path]:
 
 
 def _own_folder(
-    path: str, data: DataSettings, captions: CaptionSettings, progress: Callable[[int, int], None] | None
+    path: str, name: str, data: DataSettings, captions: CaptionSettings, progress: Callable[[int, int], None] | None
 ) -> Index:
-    own = data.model_copy(update={"sources": [SourceSettings(path=path, name=OWN_SOURCE)]})
+    own = data.model_copy(update={"sources": [SourceSettings(path=path, name=name)]})
     try:
         index = scan(own, captions, progress)
     except DataError as error:
-        raise DataError(str(error).replace("data.sources.0", OWN_SOURCE)) from error
+        raise DataError(str(error).replace("data.sources.0", name)) from error
     if not len(index):
         reasons = "".join(f"\n  {item.path}: {item.reason}" for item in index.rejected[:3])
-        raise DataError(f"{OWN_SOURCE}: no usable image in {path}. Put captioned images there or take it out.{reasons}")
+        raise DataError(f"{name}: no usable image in {path}. Put captioned images there or take it out.{reasons}")
     return index
 
 
 def _first_by_rank(index: Index, records: Ints, wanted: int, seed: int) -> Ints:
     """Return the `wanted` records that come first by a hash of their keys, in the index's order."""
-    ranked = sorted(records.tolist(), key=lambda record: derive(seed, "held_out", index.key(record)))
+    ranked = sorted(records.tolist(), key=lambda record: _rank(index, record, seed))
     return np.array(sorted(ranked[:wanted]), np.int64)
+
+
+def _rank(index: Index, record: int, seed: int) -> int:
+    return derive(seed, "held_out", index.key(record))
 
 
 def _with_nothing_left_to_chance(index: Index, records: Ints) -> Index:

@@ -23,6 +23,10 @@ class Gathered:
     """What a step gave, over all processes."""
 
     losses: list[float]
+    levels: list[float]
+    """Noise level of each image, 0 (clean) .. 1 (noise)."""
+    weights: list[float]
+    """What each image's loss was multiplied by."""
     keys: list[str]
     failed: list[Rejection]
     stop: int | None
@@ -36,21 +40,40 @@ class Gathered:
         """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
         return math.fsum(self.losses) / len(self.losses)
 
+    def numbers(self) -> dict[str, float]:
+        """Return the step's numbers: the mean loss, the same by quarters of the noise levels, the mean weight."""
+        found = {"loss": self.mean}
+        for number, name in enumerate(_QUARTERS):
+            mine = [x for x, level in zip(self.losses, self.levels, strict=True) if min(int(level * 4), 3) == number]
+            if mine:
+                found[f"loss/noise_{name}"] = math.fsum(mine) / len(mine)
+        return {**found, "loss_weight": math.fsum(self.weights) / len(self.weights)}
+
+
+_QUARTERS = ("0-25", "25-50", "50-75", "75-100")
+"""Per cent of noise. A loss is small where there is much of it, so only like can be compared with like."""
+_MOST_NOISE = 1000.0
+"""The timestep of pure noise, for schedules of a thousand timesteps and for flows."""
+
 
 @dataclass
 class Pending:
     """What the micro-batches of the step under way have given so far, on this process."""
 
     loaded: list[Loaded] = field(default_factory=list)
-    losses: list[torch.Tensor] = field(default_factory=list)
+    results: list[torch.Tensor] = field(default_factory=list)
+    """(3, images) of each part: losses, noise levels, weights."""
 
     def gather(self, launch: Launch, stop: int | None) -> Gathered:
         """Return what all processes have, as plain numbers."""
         keys = [key for loaded in self.loaded for key in loaded.batch.keys[: loaded.batch.num_real]]
         failed = [rejection for loaded in self.loaded for rejection in loaded.failed]
-        everyone = launch.gather((torch.cat(self.losses).tolist(), keys, failed, stop))
+        everyone = launch.gather((torch.cat(self.results, 1).tolist(), keys, failed, stop))
+        losses, levels, weights = ([x for part in everyone for x in part[0][row]] for row in range(3))
         return Gathered(
-            losses=[loss for part in everyone for loss in part[0]],
+            losses=losses,
+            levels=levels,
+            weights=weights,
             keys=[key for part in everyone for key in part[1]],
             failed=[rejection for part in everyone for rejection in part[2]],
             stop=next((part[3] for part in everyone if part[3] is not None), None),
@@ -82,7 +105,7 @@ class Accumulator:
             self._make_smaller(too_large)
             # Some of its gradients may have been added before memory ended: the step begins anew.
             self.drop_gradients()
-            pending.losses.clear()
+            pending.results.clear()
             todo = pending.loaded
 
     @contextmanager
@@ -98,21 +121,21 @@ class Accumulator:
         for loaded in todo:
             try:
                 with self.launch.micro_batch(loaded.piece.is_last_of_step):
-                    pending.losses += [self._add(part, epoch) for part in self._parts(loaded.batch)]
+                    pending.results += [self._add(part, epoch) for part in self._parts(loaded.batch)]
             except torch.OutOfMemoryError:
                 return loaded.batch
         return None
 
     def _add(self, batch: Batch, epoch: int) -> torch.Tensor:
-        """Go forward and back; return the losses of the real images."""
+        """Go forward and back; return losses, noise levels and weights of the real images, (3, B)."""
         batch = batch.to(self.launch.device)
-
         result = self.forward(batch)
         if self.fused is None:
             self.launch.backward(result.loss)
         elif batch.num_real:
             self.fused.run(result.loss, lambda: self.forward(batch).loss, epoch, self.launch.backward)
-        return result.per_image_B[: batch.num_real]
+        rows = (result.per_image_B, result.t_B / _MOST_NOISE, result.weight_B)
+        return torch.stack([row.float() for row in rows])[:, : batch.num_real]
 
     def forward(self, batch: Batch) -> StepResult:
         """Return the losses of a batch that is on the device."""

@@ -13,15 +13,21 @@ from everydream.types import Progress
 
 
 def export(
-    method: Method, family: Family, folder: Path, project: str, progress: Progress, settings: CheckpointSettings
+    method: Method,
+    family: Family,
+    folder: Path,
+    project: str,
+    progress: Progress,
+    settings: CheckpointSettings,
+    best: int | None = None,
 ) -> list[Path]:
-    """Write what the method trains in every format asked for, then delete all but the newest exports.
+    """Write what the method trains in every format asked for, then delete all but the newest exports and the best.
 
-    Returns what was written.
+    `best`: its step. Returns what was written.
     """
     stem, dtype = folder / f"{project}-e{progress.epoch:04d}-s{progress.step:06d}", DTYPES[settings.dtype]
     written = [path for name in settings.formats or () for path in method.export(family, stem, name, dtype)]
-    _delete_old(folder, project, settings.keep)
+    _delete_old(folder, project, settings.keep, best)
     return written
 
 
@@ -30,12 +36,12 @@ def export_bytes(method: Method, family: Family, settings: CheckpointSettings) -
     return total_bytes(method.exported(family), DTYPES[settings.dtype]) * len(settings.formats or ())
 
 
-def _delete_old(folder: Path, project: str, keep: int | None) -> None:
-    """Delete all but the `keep` newest exports of this run."""
+def _delete_old(folder: Path, project: str, keep: int | None, best: int | None) -> None:
+    """Delete all but the `keep` newest exports of this run and the best."""
     if keep is None:
         return
     steps = exports_in(folder, project)
-    for step in sorted(steps)[:-keep]:
+    for step in set(sorted(steps)[:-keep]) - {best}:
         for path in steps[step]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

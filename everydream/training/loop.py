@@ -14,12 +14,14 @@ import torch
 from everydream.data.loader import Loaded
 from everydream.data.plan import draws_of_step
 from everydream.errors import TrainingError
+from everydream.evaluation.judging import Decision
 from everydream.methods.method import ParameterGroup
 from everydream.training.accumulating import Accumulator, Gathered, Pending
 from everydream.training.cadence import SaveCadence
 from everydream.training.display import Display
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
+from everydream.training.ledger import Ledger
 from everydream.training.metrics import Events, JsonLines
 from everydream.training.signals import StopRequest
 from everydream.types import EpochPlan, Progress
@@ -29,6 +31,25 @@ _MAX_UNSCALED_STEPS = 100
 NOT_FINITE = "loss or gradients are not finite"
 BY_SCALER = "the fp16 loss scaler is finding its scale"
 NO_IMAGES = "no image of the step could be read"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Something done with the model as it is: before the first step, after the last, and on its cadence."""
+
+    name: str
+    """What messages call it."""
+    run: Callable[[int], None]
+    """Called with the steps done."""
+    every_steps: int | None = None
+    every_epochs: int | None = None
+    """Counts where every_steps is None."""
+
+    def is_due(self, progress: Progress, epoch_ended: bool) -> bool:
+        """Tell whether it is time after a step."""
+        if self.every_steps is not None:
+            return progress.step % self.every_steps == 0
+        return epoch_ended and self.every_epochs is not None and progress.epoch % self.every_epochs == 0
 
 
 @dataclass
@@ -50,13 +71,12 @@ class Collaborators:
     save: Callable[[Progress], str | None]
     """Writes last.ckpt; returns why it could not, if so."""
     export: Callable[[Progress], None]
-    sample: Callable[[int], None] | None
-    """Draws samples after so many steps; None: never."""
-    samples_every: int
-    preserve: Callable[[int], None] | None
-    """Measures after so many steps what is kept of the base model; None: never."""
-    preserve_every: int | None
-    """Steps; None: after each epoch."""
+    looks: Sequence[Look]
+    decide: Callable[[int], Decision]
+    """What follows from the looks after so many steps."""
+    ledger: Ledger
+    alarm: Callable[[int, float | None, float | None, bool], None]
+    """(step, distance of its losses from the start's, gradient norm, whether all is finite) -> the user is told."""
     cadence: SaveCadence
     metrics: JsonLines
     events: Events
@@ -80,7 +100,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
     Raises TrainingError after three non-finite steps in a row, with last.ckpt from before the first.
     """
     if progress.step == 0:
-        _look(c, 0, preserve=True, sample=True)
+        _look(c, 0, c.looks)
     before_bad, bad_in_a_row, unscaled_in_a_row = progress, 0, 0
     while progress.epoch < limits.epochs and progress.step < limits.total_steps:
         plan = c.plan(progress.epoch)
@@ -97,7 +117,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
                 norm, skipped = _optimize(c, limits, gathered, progress.epoch)
             ended = progress.step_in_epoch + 1 == plan.num_steps
             after = _advance(progress, draws_of_step(plan, progress.step_in_epoch)[1] - len(gathered.failed), ended)
-            _report(c, progress, after, gathered, norm, skipped)
+            _report(c, progress, after, gathered, norm, skipped, limits.max_grad_norm)
             bad_in_a_row = bad_in_a_row + 1 if skipped == NOT_FINITE else bad_in_a_row * (skipped is not None)
             unscaled_in_a_row = unscaled_in_a_row + 1 if skipped == BY_SCALER else 0
             if bad_in_a_row == 1 and skipped == NOT_FINITE:
@@ -108,20 +128,14 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
             if skipped is None and c.ema is not None:
                 c.ema.update(after.step)
             progress = after
-            if progress.step >= limits.total_steps:
-                break
-            _periodic(c, progress, ended)
+            if _periodic(c, progress, ended, progress.step >= limits.total_steps):
+                return progress, None
             if gathered.stop is not None:
                 c.save(progress)
                 return progress, gathered.stop
-        else:
-            # An epoch whose every step was done before the resume, or that has none at all.
-            if progress.epoch == plan.epoch:
-                progress = replace(progress, epoch=plan.epoch + 1, step_in_epoch=0)
-    # What is due comes before last.ckpt: a run that is killed in between does it again, and never not at all.
-    _look(c, progress.step, preserve=True, sample=True)
-    c.export(progress)
-    c.save(progress)
+        # An epoch whose every step was done before the resume, or that has none at all.
+        if progress.epoch == plan.epoch:
+            progress = replace(progress, epoch=plan.epoch + 1, step_in_epoch=0)
     return progress, None
 
 
@@ -164,11 +178,21 @@ def _advance(progress: Progress, images: int, epoch_ended: bool) -> Progress:
 
 
 def _report(
-    c: Collaborators, before: Progress, after: Progress, gathered: Gathered, norm: float | None, skipped: str | None
+    c: Collaborators,
+    before: Progress,
+    after: Progress,
+    gathered: Gathered,
+    norm: float | None,
+    skipped: str | None,
+    max_norm: float | None,
 ) -> None:
     """Write the step's line, tell the trackers, the bar and, where something went wrong, the user."""
+    since_start = None
+    if skipped is None:
+        since_start = c.ledger.add(gathered.keys, gathered.levels, gathered.losses)
     if not c.launch.is_main:
         return
+    c.alarm(after.step, since_start, norm, skipped != NOT_FINITE)
     for rejection in gathered.failed:
         source = c.source_names[rejection.source]
         c.events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason, step=after.step)
@@ -186,40 +210,44 @@ def _report(
     found = {
         f"d/{g.part}": live["d"] for g, live in zip(c.groups, c.optimizer.param_groups, strict=True) if "d" in live
     }
-    numbers = {"loss": gathered.mean, "grad_norm": norm, **rates, **found}
+    numbers = {**gathered.numbers(), "grad_norm": norm, **rates, **found}
+    if since_start is not None:
+        numbers["loss_since_start"] = math.exp(since_start)
+    if max_norm is not None:
+        numbers["clipped"] = float(norm is not None and norm > max_norm)
+    numbers |= {f"seen/{name}": count for name, count in c.ledger.seen(c.source_names).items()}
     c.metrics.write({**line, **numbers})
     c.display.advance(after.step, before.epoch, len(gathered.losses), gathered.mean)
     c.launch.track({**numbers, "images_per_s": c.display.images_per_s, "epoch": before.epoch}, after.step)
 
 
-def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool) -> None:
-    """Look, export and save where due. The main process's clock decides for all."""
+def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool, is_last: bool) -> bool:
+    """Look, export and save where due; return whether the run ends. The main process's clock decides for all."""
     last, export = c.launch.from_main(c.cadence.due(progress, epoch_ended))
-    _look(
-        c,
-        progress.step,
-        preserve=epoch_ended if c.preserve_every is None else progress.step % c.preserve_every == 0,
-        sample=c.sample is not None and progress.step % c.samples_every == 0,
-    )
-    if export:
+    _look(c, progress.step, [look for look in c.looks if is_last or look.is_due(progress, epoch_ended)])
+    decision = c.launch.from_main(c.decide(progress.step))
+    if decision.stop and not is_last:
+        c.events.note("stopping", step=progress.step, reason="overfit")
+        c.display.say(f"Stopping at step {progress.step}: stop.when overfit; nothing has been better for long enough.")
+    ends = is_last or decision.stop
+    # What is due comes before last.ckpt: a run that is killed in between does it again, and never not at all.
+    if export or decision.is_best or ends:
         c.export(progress)
-    if last:
+    if last or decision.is_best or ends:
         c.save(progress)
+    return ends
 
 
-def _look(c: Collaborators, step: int, *, preserve: bool, sample: bool) -> None:
-    """Measure and sample where due; the main process does the work, and if it goes wrong, training goes on."""
-    due = [("preservation", c.preserve if preserve else None), ("sampling", c.sample if sample else None)]
-    for what, look in due:
-        if look is None:
-            continue
+def _look(c: Collaborators, step: int, looks: Sequence[Look]) -> None:
+    """Look; the main process does the work, and if it goes wrong, training goes on."""
+    for look in looks:
         try:
-            look(step)
+            look.run(step)
         except Exception as error:
             # A look at the run and not part of it: memory, a prompt file, a full disk.
-            c.events.note(f"{what} failed", step=step, error=f"{type(error).__name__}: {error}")
-            told = f"{what.capitalize()} at step {step} failed, training goes on: {type(error).__name__}: {error}"
-            c.display.say(told)
+            c.events.note(f"{look.name} failed", step=step, error=f"{type(error).__name__}: {error}")
+            what = f"{look.name.capitalize()} at step {step} failed, training goes on"
+            c.display.say(f"{what}: {type(error).__name__}: {error}")
         c.launch.wait()
 
 

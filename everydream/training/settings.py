@@ -115,6 +115,8 @@ class CheckpointSettings(Settings):
     """Write after this many minutes; null: not by time."""
     keep: Positive | None = 3
     """Keep this many of the newest exports of this run; null: all."""
+    keep_best: bool = False
+    """Export whenever the monitors find the best so far, and keep that one too. How: docs/monitoring.md."""
     formats: list[Literal["safetensors", "ckpt", "diffusers", "pt"]] | None = None
     """Formats of the exports; null: the method's usual one; an empty list: last.ckpt only. See docs/methods.md."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"

@@ -6,7 +6,7 @@
     optimizer_groups    what some optimizers keep besides, by group (estimates, counts)
     ema           averaged weights by parameter name
     everydream    version, progress, model description, the facts that must match on resume, and the
-                  base's losses that preservation is measured by
+                  base's losses that the monitors measure by, and what else these remember
 
 All plain containers and tensors: it opens with `torch.load(weights_only=True)`. It holds no time, no
 path of the run and no RNG state, so a resumed run writes the same bytes as the uninterrupted one.
@@ -69,6 +69,8 @@ class Checkpoint:
     """Numbers of processes and threads; with others the same run rounds otherwise."""
     base: dict[int, float]
     """Losses of the model before training, by what was measured; empty if nothing was."""
+    watch: dict[str, Any]
+    """What the monitors remember, by monitor: plain containers and tensors."""
 
 
 def checkpoint_contents(
@@ -83,6 +85,7 @@ def checkpoint_contents(
     facts: Facts,
     machine: Mapping[str, int],
     base: Mapping[int, float],
+    watch: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a last.ckpt holds."""
     ours = {
@@ -96,6 +99,7 @@ def checkpoint_contents(
         "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
         "base_identities": torch.tensor(list(base), dtype=torch.int64),
         "base_losses": torch.tensor(list(base.values()), dtype=torch.float64),
+        "watch": dict(watch),
     }
     return {
         "state_dict": family.single_file(),
@@ -177,6 +181,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         machine=ours["machine"],
         facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
         base=dict(zip(ours["base_identities"].tolist(), ours["base_losses"].tolist(), strict=True)) if measured else {},
+        watch=ours.get("watch", {}),
     )
 
 
@@ -196,6 +201,7 @@ def peek_config(path: Path) -> dict[str, Any]:
 _FREE = (
     "project", "runs_dir", "samples", "trackers", "checkpoints", "model.path", "model.config", "data.workers",
     "data.check", "data.strict", "train.gradient_checkpointing", "preservation.every_steps",
+    "preservation.every_epochs", "validation.every_steps", "validation.every_epochs", "control", "stop",
     "memory.offload_optimizer", "memory.offload_frozen",
 )  # fmt: skip
 _SHOWN = 20
@@ -244,7 +250,7 @@ def rounding_notes(checkpoint: Checkpoint, machine: Mapping[str, int]) -> list[s
 def _is_free(key: str, before: Any, now: Any) -> bool:
     # Folders may move; what is in them is compared image by image. With or without one is another matter.
     source_moved = key.startswith("data.sources.") and key.endswith(".path")
-    moved = source_moved or (key == "preservation.path" and None not in (before, now))
+    moved = source_moved or (key in ("preservation.path", "validation.path") and None not in (before, now))
     return moved or any(key == free or key.startswith(free + ".") for free in _FREE)
 
 

@@ -63,8 +63,9 @@ def test_every_run_has_one_budget_and_measures_the_same_images(
     monkeypatch.chdir(ROOT)
     planned = plan_run(load_config(Path("configs/demo.yaml"), overrides(share, STEPS, tmp_path)))
     none = plan_run(load_config(Path("configs/demo.yaml"), overrides(0.0, STEPS, tmp_path)))
-    assert planned.total_steps == STEPS and planned.measured is not None and none.measured is not None
-    assert planned.measured.identities == none.measured.identities and len(none.measured.identities) == 32
+    assert planned.total_steps == STEPS and "preservation" in planned.watched
+    measured = planned.watched["preservation"].identities
+    assert measured == none.watched["preservation"].identities and len(measured) == 32
     draws = sum(planned.mix.counts(epoch) for epoch in range(7))
     truth = int(draws[planned.index.source_N == 1].sum())
     assert int(draws.sum()) == pytest.approx(7 * 768, abs=1) and truth == pytest.approx(share * 7 * 768, abs=1)

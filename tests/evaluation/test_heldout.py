@@ -16,11 +16,12 @@ from everydream.data.mix import make_mix
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.errors import ConfigError, DataError
 from everydream.evaluation.heldout import (
+    Measured,
     hold_out,
-    measured_images,
     most_held_out,
     require_enough,
     shared_with_training,
+    watched_images,
 )
 from everydream.evaluation.settings import PreservationSettings
 from everydream.plan import plan_run
@@ -39,10 +40,10 @@ def roles(num: int, training: int = 1) -> list[SourceSettings]:
 @given(Sizes, st.integers(0, 100), st.integers(0, 9))
 def test_as_many_as_asked_in_proportion_and_at_most_half_of_each(per_source: list[int], wanted: int, seed: int) -> None:
     index, sources = make_index([7, *per_source]), roles(len(per_source))
-    chosen = hold_out(index, sources, wanted, seed)
+    chosen = hold_out(index, sources, "ground_truth", wanted, seed)
     counts = [int((index.source_N[chosen] == number).sum()) for number in range(1 + len(per_source))]
     most = [0, *(size // 2 for size in per_source)]
-    assert most_held_out(index, sources) == most
+    assert most_held_out(index, sources, "ground_truth") == most
     assert len(set(chosen.tolist())) == len(chosen) == min(wanted, sum(most))
     assert all(count <= limit for count, limit in zip(counts, most, strict=True))
     for count, limit in zip(counts, most, strict=True):
@@ -55,7 +56,7 @@ def test_what_is_held_out_is_never_drawn_and_the_shares_stay_exact(
     per_source: list[int], wanted: int, seed: int
 ) -> None:
     index, sources = make_index([9, *per_source]), roles(len(per_source))
-    held_out = hold_out(index, sources, wanted, seed)
+    held_out = hold_out(index, sources, "ground_truth", wanted, seed)
     mix = make_mix(index, sources, seed, held_out)
     total = np.zeros(len(index), np.int64)
     for epoch in range(60):
@@ -74,32 +75,34 @@ def test_what_is_held_out_is_never_drawn_and_the_shares_stay_exact(
 
 def test_crops_of_one_photo_are_not_held_out_from_one_another() -> None:
     index = replace(make_index([3, 10]), groups=dict.fromkeys(range(3, 11), "photo"))
-    assert most_held_out(index, roles(1)) == [0, 2], "two stand alone"
-    assert hold_out(index, roles(1), 5, 0).tolist() == [11, 12]
+    assert most_held_out(index, roles(1), "ground_truth") == [0, 2], "two stand alone"
+    assert hold_out(index, roles(1), "ground_truth", 5, 0).tolist() == [11, 12]
 
 
 def test_the_choice_is_by_key_and_seed_and_not_by_order() -> None:
     index, sources = make_index([4, 30]), roles(1)
-    chosen = {index.key(int(record)) for record in hold_out(index, sources, 8, 1)}
+    chosen = {index.key(int(record)) for record in hold_out(index, sources, "ground_truth", 8, 1)}
     backwards = replace(index, paths=[*index.paths[:4], *index.paths[:3:-1]])
-    assert {backwards.key(int(record)) for record in hold_out(backwards, sources, 8, 1)} == chosen
-    assert {index.key(int(record)) for record in hold_out(index, sources, 8, 2)} != chosen
-    assert {index.key(int(record)) for record in hold_out(index, sources, 9, 1)} > chosen, "one more is one more"
+    assert {backwards.key(int(record)) for record in hold_out(backwards, sources, "ground_truth", 8, 1)} == chosen
+    assert {index.key(int(record)) for record in hold_out(index, sources, "ground_truth", 8, 2)} != chosen
+    assert {index.key(int(record)) for record in hold_out(index, sources, "ground_truth", 9, 1)} > chosen, (
+        "one more is one more"
+    )
 
 
 def test_another_image_moves_one_at_most() -> None:
     sources = roles(1)
     before, after = make_index([4, 30]), make_index([4, 31])
-    kept = {before.key(int(record)) for record in hold_out(before, sources, 10, 1)}
-    assert len(kept & {after.key(int(record)) for record in hold_out(after, sources, 10, 1)}) >= 9
+    kept = {before.key(int(record)) for record in hold_out(before, sources, "ground_truth", 10, 1)}
+    assert len(kept & {after.key(int(record)) for record in hold_out(after, sources, "ground_truth", 10, 1)}) >= 9
 
 
 def test_more_than_half_is_refused_with_what_to_do() -> None:
     index, sources = make_index([20, 9, 5]), roles(2)
-    require_enough(index, sources, PreservationSettings(images=6))
+    require_enough(index, sources, {"preservation": PreservationSettings(images=6)})
     with pytest.raises(ConfigError, match=r"preservation\.images: 7 images cannot be held out.*here 6 in all"):
-        require_enough(index, sources, PreservationSettings(images=7))
-    require_enough(index, sources, PreservationSettings(images=7, path="elsewhere"))
+        require_enough(index, sources, {"preservation": PreservationSettings(images=7)})
+    require_enough(index, sources, {"preservation": PreservationSettings(images=7, path="elsewhere")})
 
 
 @pytest.fixture
@@ -118,9 +121,13 @@ def scanned(tmp_path: Path) -> Callable[..., tuple[Index, DataSettings]]:
     return look
 
 
+def preserved(index: Index, settings: PreservationSettings, data: DataSettings, seed: int) -> Measured | None:
+    return watched_images(index, {"preservation": settings}, data, CaptionSettings(), seed).get("preservation")
+
+
 def test_nothing_is_left_to_chance(scanned: Callable[..., tuple[Index, DataSettings]]) -> None:
     index, data = scanned()
-    found = measured_images(index, PreservationSettings(images=6), data, CaptionSettings(), 1)
+    found = preserved(index, PreservationSettings(images=6), data, 1)
     assert found is not None and len(found.index) == 6 and found.held_out.tolist() == sorted(found.held_out)
     for column in (found.index.dropout_N, found.index.flip_p_N, found.index.shuffle_tags_N):
         assert not column.any()
@@ -129,7 +136,7 @@ def test_nothing_is_left_to_chance(scanned: Callable[..., tuple[Index, DataSetti
         assert found.index.captions[number] == index.captions[index.caption_offsets[record]]
         assert found.index.width_N[number] == index.width_N[record]
     assert len(found.index.captions) == 6 and {w > h for w, h in found.sizes()} == {True, False}
-    assert measured_images(index, PreservationSettings(), data, CaptionSettings(), 1) is None
+    assert preserved(index, PreservationSettings(), data, 1) is None
 
 
 def test_an_identity_tells_what_is_measured(scanned: Callable[..., tuple[Index, DataSettings]]) -> None:
@@ -137,9 +144,7 @@ def test_an_identity_tells_what_is_measured(scanned: Callable[..., tuple[Index, 
     index, data = scanned()
 
     def identities(seed: int = 1, timesteps: int = 4, index: Index = index, data: DataSettings = data) -> set[int]:
-        found = measured_images(
-            index, PreservationSettings(images=4, timesteps=timesteps), data, CaptionSettings(), seed
-        )
+        found = preserved(index, PreservationSettings(images=4, timesteps=timesteps), data, seed)
         assert found is not None
         return set(found.identities)
 
@@ -162,7 +167,7 @@ def test_a_folder_of_its_own(scanned: Callable[..., tuple[Index, DataSettings]],
 
     def measured(images: int, path: Path = tmp_path / "own") -> list[str]:
         settings = PreservationSettings(images=images, path=str(path))
-        found = measured_images(index, settings, data, CaptionSettings(), 1)
+        found = preserved(index, settings, data, 1)
         assert found is not None and not len(found.held_out)
         return [found.index.key(number) for number in range(len(found.index))]
 
@@ -176,8 +181,7 @@ def test_a_folder_of_its_own(scanned: Callable[..., tuple[Index, DataSettings]],
 
 def test_a_plan_holds_out_what_it_says(project: Callable[..., Path], tmp_path: Path) -> None:
     planned = plan_run(load_config(project(preservation={"images": 2})))
-    assert planned.measured is not None
-    held_out = set(planned.measured.held_out.tolist())
+    held_out = set(planned.watched["preservation"].held_out.tolist())
     assert len(held_out) == 2 and all(planned.index.key(record).startswith("real/") for record in held_out)
     drawn: set[int] = set()
     for epoch in range(12):

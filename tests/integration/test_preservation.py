@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_images, metrics_of, run_cli, train_here
+from conftest import lines_of, make_images, metrics_of, run_cli, train_here
 
 from everydream.config import load_config
 from everydream.errors import ConfigError, ResumeError
-from everydream.evaluation import preservation
+from everydream.evaluation import measuring
 from everydream.formats.files import write_pickle
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
@@ -21,24 +21,19 @@ from everydream.training.state import read_checkpoint
 
 Project = Callable[..., Path]
 LAST = Path("checkpoints") / "last.ckpt"
-HELD_OUT = {"images": 2}
+HELD_OUT = {"images": 2, "every_epochs": 1}
 
 
 def measurements(run: Path) -> list[dict[str, Any]]:
-    return [line for line in metrics_of(run) if "preservation/loss" in line]
-
-
-def steps(run: Path) -> list[dict[str, Any]]:
-    return [line for line in metrics_of(run) if "preservation/loss" not in line]
+    return [line for line in lines_of(run) if "preservation/loss" in line]
 
 
 def measured_again(config: Path, model: Path) -> float:
     """Return the mean loss of a model in a file, by the config's held-out images."""
     settings = load_config(config)
-    measured = plan_run(settings).measured
-    assert measured is not None
+    measured = plan_run(settings).watched["preservation"]
     family = load(ModelSettings(path=str(model)))
-    found, _ = preservation.losses(family, measured, settings.data, settings.seed, 4, torch.device("cpu"))
+    found, _ = measuring.losses(family, measured, settings.data, settings.seed, 4, torch.device("cpu"))
     return sum(found.values()) / len(found)
 
 
@@ -49,10 +44,12 @@ def test_the_base_and_the_trained_model_are_what_is_measured(
     run = train_here(config)
     said = capfd.readouterr().err
     ends = [
-        line["step"] for line, after in zip(steps(run), steps(run)[1:], strict=False) if after["epoch"] > line["epoch"]
+        line["step"]
+        for line, after in zip(metrics_of(run), metrics_of(run)[1:], strict=False)
+        if after["epoch"] > line["epoch"]
     ]
     lines = measurements(run)
-    assert [line["step"] for line in lines] == [0, *ends, steps(run)[-1]["step"]] and len(ends) == 2
+    assert [line["step"] for line in lines] == [0, *ends, metrics_of(run)[-1]["step"]] and len(ends) == 2
     first, last = lines[0], lines[-1]
     assert first["preservation/loss"] == first["preservation/base"] and first["preservation/change"] == 0
     assert first["preservation/loss"] == pytest.approx(measured_again(config, model_folder), rel=1e-6)
@@ -80,8 +77,9 @@ def test_killed_and_resumed_is_the_same_to_the_byte(
     """Measurements included: those after the last save are taken back and made again against the same base."""
     from everydream.training import accumulating
 
+    often = {"every_steps": every_steps} if every_steps else {"every_epochs": 1}
     config = project(
-        preservation={**HELD_OUT, "every_steps": every_steps}, checkpoints={"every_steps": 2 if kill_at > 1 else 1},
+        preservation={"images": 2, **often}, checkpoints={"every_steps": 2 if kill_at > 1 else 1},
         ema={"decay": 0.9}, train={"epochs": 2},
     )  # fmt: skip
     straight = train_here(config)
@@ -109,8 +107,8 @@ def test_measuring_a_folder_of_its_own_does_not_change_the_training(project: Pro
     make_images(tmp_path / "apart", 3, seed=9)
     plain = train_here(project())
     watched = train_here(project(preservation={"images": 3, "path": str(tmp_path / "apart"), "every_steps": 1}))
-    assert len(measurements(watched)) == len(steps(watched)) + 1
-    assert steps(watched) == metrics_of(plain)
+    assert len(measurements(watched)) == len(metrics_of(watched)) + 1
+    assert metrics_of(watched) == metrics_of(plain)
     ours, theirs = (torch.load(run / LAST, weights_only=True) for run in (watched, plain))
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     assert all(torch.equal(tensor, theirs["state_dict"][key]) for key, tensor in ours["state_dict"].items())
@@ -138,7 +136,12 @@ def test_the_cadence_may_change_on_a_resume(project: Project) -> None:
     config = project(preservation=HELD_OUT, train={"epochs": 2}, checkpoints={"every_steps": 3})
     stopped = train_here(config, "train.max_steps=3")
     run = train_here(
-        config, "preservation.every_steps=1", "train.max_steps=5", resume=stopped / LAST, allow_changes=True
+        config,
+        "preservation.every_epochs=null",
+        "preservation.every_steps=1",
+        "train.max_steps=5",
+        resume=stopped / LAST,
+        allow_changes=True,
     )
     assert [line["step"] for line in measurements(run)] == [0, 3, 4, 5]
     read = read_checkpoint(run / LAST)
@@ -153,7 +156,7 @@ def older(last: Path) -> None:
     """Make of a last.ckpt what this version's predecessor wrote: it knew of no preservation."""
     contents = torch.load(last, weights_only=True)
     ours = contents["everydream"]
-    del ours["base_identities"], ours["base_losses"]
+    del ours["base_identities"], ours["base_losses"], ours["watch"]
     config = json.loads(ours["config"])
     del config["preservation"]
     ours["config"] = json.dumps(config, sort_keys=True)
@@ -168,7 +171,11 @@ def test_an_older_checkpoint_goes_on(project: Project, capfd: pytest.CaptureFixt
     assert read_checkpoint(stopped / LAST).base == {}
     config = project(train={"epochs": 2}, lr_schedule={"name": "constant"})
     resumed = train_here(config, resume=stopped / LAST, allow_changes=True)
-    assert (resumed / LAST).read_bytes() == (straight / LAST).read_bytes()
+    ours, theirs = (torch.load(run / LAST, weights_only=True) for run in (resumed, straight))
+    assert ours["everydream"].pop("watch").keys() == theirs["everydream"].pop("watch").keys()
+    for name, contents in (("ours.ckpt", ours), ("theirs.ckpt", theirs)):
+        write_pickle(resumed / name, contents)
+    assert (resumed / "ours.ckpt").read_bytes() == (resumed / "theirs.ckpt").read_bytes()
 
     older(resumed / LAST)
     longer = project(train={"epochs": 3}, preservation=HELD_OUT)
@@ -208,10 +215,10 @@ def test_folders_may_come_and_go_between_runs(
     said = capfd.readouterr().err
     assert "2 held-out images (real 1, more 1)" in said and "Changed since the checkpoint: image new: more/" in said
     assert "(known for 1 of them)" in said
-    assert [line["step"] for line in steps(run)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics_of(run)] == [1, 2, 3, 4, 5, 6]
     plain = project(data={"sources": sources}, train={"max_steps": 8, "epochs": 9})
     run = train_here(plain, resume=run / LAST, allow_changes=True)
-    assert [line["step"] for line in steps(run)] == list(range(1, 9))
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, 9))
     assert len(read_checkpoint(run / LAST).base) == 2, "kept, should the folders come back"
 
 
@@ -219,7 +226,7 @@ def test_a_failure_is_told_and_training_goes_on(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plain = train_here(project(preservation=HELD_OUT))
-    original, calls = preservation.image_loss, [0]
+    original, calls = measuring.image_loss, [0]
 
     def short_of_memory(*arguments: Any) -> float:
         calls[0] += 1
@@ -227,26 +234,26 @@ def test_a_failure_is_told_and_training_goes_on(
             raise RuntimeError("out of memory")
         return original(*arguments)
 
-    monkeypatch.setattr(preservation, "image_loss", short_of_memory)
+    monkeypatch.setattr(measuring, "image_loss", short_of_memory)
     run = train_here(project(preservation=HELD_OUT))
     assert "Preservation at step" in (said := capfd.readouterr().err)
     assert said.count("failed, training goes on: RuntimeError: out of memory") == 1
     assert "preservation failed" in (run / "events.jsonl").read_text()
-    assert steps(run) == steps(plain)
+    assert metrics_of(run) == metrics_of(plain)
     assert measurements(run) == [line for number, line in enumerate(measurements(plain)) if number != 1]
 
 
 def test_an_image_that_cannot_be_read_any_more_is_named_and_left_out(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    original = preservation.losses
+    original = measuring.losses
 
     def then_gone(family: Any, measured: Any, *rest: Any) -> Any:
         found = original(family, measured, *rest)
         (tmp_path / measured.index.key(0)).unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(preservation, "losses", then_gone)
+    monkeypatch.setattr(measuring, "losses", then_gone)
     lines = measurements(train_here(project(preservation=HELD_OUT, train={"max_steps": 2})))
     assert [line["preservation/images"] for line in lines] == [2, 1]
     assert "cannot be measured" in capfd.readouterr().err
@@ -265,7 +272,9 @@ def test_a_run_stopped_before_its_first_step_measures_once(project: Project, mon
 
         def bad(*arguments: Any) -> Any:
             found = original(*arguments)
-            return type(found)(found.loss * float("nan"), found.per_image_B * float("nan"), found.t_B, found.keys)
+            return type(found)(
+                found.loss * float("nan"), found.per_image_B * float("nan"), found.t_B, found.weight_B, found.keys
+            )
 
         patch.setattr(accumulating, "training_step", bad)
         with pytest.raises(TrainingError):
@@ -290,7 +299,7 @@ def test_the_average_is_measured_where_it_is_what_is_exported(project: Project) 
 
 def test_inspect_says_what_is_held_out(project: Project, tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    said = run_cli("inspect", "--config", project(preservation={**HELD_OUT, "every_steps": 50}), "--json", out).stdout
+    said = run_cli("inspect", "--config", project(preservation={"images": 2, "every_steps": 50}), "--json", out).stdout
     assert "real (ground truth): 5 images, 2 of them held out, share 0.25: 4 draws" in said
     assert "each at 4 noise levels: before training, every 50 steps and at the end" in said
     images = json.loads(out.read_text(encoding="utf-8"))["images"]
@@ -303,7 +312,7 @@ def test_inspect_says_what_is_held_out(project: Project, tmp_path: Path) -> None
     both = [{"path": str(tmp_path / "mine")}, {"path": str(tmp_path / "mine"), "share": 0.5, "role": "ground_truth"}]
     config = project(preservation={"images": 9, "path": str(tmp_path / "apart")}, data={"sources": both})
     said = run_cli("inspect", "--config", config).stdout
-    assert f"Measured  3 images of {tmp_path / 'apart'}" in said and "not measured: broken_1.png" in said
+    assert f"Measured  preservation: 3 images of {tmp_path / 'apart'}" in said and "not measured: broken_1.png" in said
     assert "mine and mine (2) (ground truth) have 6 files in common, which are drawn for both" in said
 
 
@@ -333,7 +342,7 @@ def test_two_processes_measure_as_one(project: Project, tmp_path: Path) -> None:
     from integration.test_processes import TORCHRUN, launch_two
 
     config = project(
-        preservation={**HELD_OUT, "every_steps": 2}, train={"epochs": 2, "batch_size": 3}, data={"workers": 1}
+        preservation={"images": 2, "every_steps": 2}, train={"epochs": 2, "batch_size": 3}, data={"workers": 1}
     )
     one = train_here(config)
     one.parent.rename(tmp_path / "one")

@@ -21,7 +21,7 @@ from torch.nn import functional
 from everydream.config import load_config
 from everydream.diffusion.noise import gaussian
 from everydream.errors import FormatError
-from everydream.evaluation.preservation import image_loss
+from everydream.evaluation.measuring import image_loss
 from everydream.formats.files import write_safetensors
 from everydream.models.common.depth import prepared
 from everydream.models.common.inpainting import drawn_mask

@@ -13,7 +13,7 @@ import numpy as np
 
 from everydream.config import RunConfig
 from everydream.evaluation.heldout import Measured, measured_records
-from everydream.evaluation.preservation import compare, losses
+from everydream.evaluation.measuring import compare, losses
 from everydream.methods.hypernetwork import load_into
 from everydream.methods.merging import merge_adapter
 from everydream.methods.textual_inversion import learn_files

@@ -1,4 +1,4 @@
-"""How much of the base model is kept: its loss on ground truth it is not trained on, at fixed noise and timesteps.
+"""The loss on fixed images at fixed noise and noise levels, beside the base model's: what is kept, what is learned.
 
     measured images -> losses (one an image) -> compare with the base's -> numbers, and a line of words
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from everydream.data.loader import PieceDataset
 from everydream.data.plan import pieces_for_rank
@@ -30,7 +31,7 @@ _TOGETHER = 4
 
 
 @dataclass(frozen=True)
-class Preservation:
+class Change:
     """One measurement beside the base's."""
 
     loss: float
@@ -39,20 +40,19 @@ class Preservation:
     base: float | None
     """Mean of the base over those of them that it was measured on; None: on none."""
     change: float | None
-    """Mean difference to the base, image by image; above 0 is forgetting."""
+    """Mean difference to the base, image by image; below 0 is learning, above 0 forgetting."""
     margin: float | None
     """Half the 95 % confidence interval of the change, over images; None under two of them."""
     num_compared: int
 
-    def numbers(self) -> dict[str, float]:
-        """Return what is written and tracked."""
+    def numbers(self, name: str) -> dict[str, float]:
+        """Return what is written and tracked, under the monitor's name."""
         values = {"loss": self.loss, "base": self.base, "change": self.change, "margin": self.margin}
-        return {f"preservation/{name}": value for name, value in values.items() if value is not None}
+        return {f"{name}/{key}": value for key, value in values.items() if value is not None}
 
-    def describe(self, step: int, held_out: bool) -> str:
-        """Return the line for the user."""
-        what = "held-out images" if held_out else "images"
-        line = f"Preservation at step {step}: {self.loss:.4f} on {self.num} {what}"
+    def describe(self, what: str, step: int, images: str) -> str:
+        """Return the line for the user: what was measured, after which step, on which images."""
+        line = f"{what} at step {step}: {self.loss:.4f} on {self.num} {images}"
         if self.base is None or self.change is None:
             return f"{line}; no base to compare with, since this run did not measure them before training"
         if step == 0:
@@ -63,7 +63,7 @@ class Preservation:
         return f"{line}, base {self.base:.4f}{known}, {self.change:+.4f}{margin}{relative}"
 
 
-def compare(losses: Mapping[int, float], base: Mapping[int, float]) -> Preservation:
+def compare(losses: Mapping[int, float], base: Mapping[int, float]) -> Change:
     """Set the losses beside the base's, by the images' identities."""
     pairs = [(loss, base[identity]) for identity, loss in losses.items() if identity in base]
     differences = [now - before for now, before in pairs]
@@ -76,7 +76,7 @@ def compare(losses: Mapping[int, float], base: Mapping[int, float]) -> Preservat
         from scipy.stats import t  # noqa: PLC0415 - takes a second to import
 
         margin = float(t.ppf(0.975, num - 1)) * math.sqrt(variance / num)
-    return Preservation(
+    return Change(
         loss=math.fsum(losses.values()) / len(losses),
         num=len(losses),
         base=math.fsum(before for _, before in pairs) / num if num else None,
@@ -143,8 +143,14 @@ def _load(measured: Measured, data: DataSettings, seed: int) -> Iterator[tuple[B
     )
     centred = data.model_copy(update={"crop": "center"})
     # A root of its own for the seeds: no number that training draws is drawn here.
-    root = derive(seed, "preservation")
+    root = derive(seed, "preservation")  # the name of old: with another one, every base would be another
     dataset = PieceDataset(list(pieces_for_rank(plan, 0, 1)), plan, index, measured.buckets, centred, root)
     for number in range(num):
         loaded = dataset[number]
         yield loaded.batch, loaded.failed
+
+
+def pictures_of(measured: Measured, data: DataSettings, seed: int) -> list[NDArray[np.uint8]]:
+    """Return the images themselves, (H, W, 3) each, as they are measured; those that can be read."""
+    loaded = [batch for batch, problems in _load(measured, data, seed) if not problems]
+    return [batch.pixels_BCHW[0].permute(1, 2, 0).numpy() for batch in loaded]

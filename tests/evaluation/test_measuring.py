@@ -16,9 +16,9 @@ from teaching import attach
 
 from everydream.config import RunConfig, load_config
 from everydream.diffusion.timesteps import stratified_quantiles
-from everydream.evaluation import preservation
+from everydream.evaluation import measuring
 from everydream.evaluation.heldout import Measured
-from everydream.evaluation.preservation import compare, losses
+from everydream.evaluation.measuring import compare, losses
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.plan import plan_run
@@ -29,9 +29,7 @@ Project = Callable[..., Path]
 
 def measured_by(config: Path, *overrides: str) -> tuple[RunConfig, Measured]:
     settings = load_config(config, list(overrides))
-    measured = plan_run(settings).measured
-    assert measured is not None
-    return settings, measured
+    return settings, plan_run(settings).watched["preservation"]
 
 
 def measure(family: Any, config: Path, *overrides: str) -> dict[str, float]:
@@ -160,26 +158,30 @@ def test_the_change_is_judged_image_by_image() -> None:
     assert found.change == pytest.approx(0.025)
     # Differences 1, 2, 3, 4 hundredths: their deviation is 1.29 hundredths, however far apart the images are.
     assert found.margin == pytest.approx(3.1824 * math.sqrt(5 / 3) / 100 / 2, rel=1e-4)
-    assert found.describe(120, True) == (
+    assert found.describe("Preservation", 120, "held-out images") == (
         "Preservation at step 120: 0.4250 on 4 held-out images, base 0.4000, +0.0250 ± 0.0205 (+6.2 %)"
     )
-    better = replace(found, loss=0.39, change=-0.01).describe(7, False)
-    assert better == "Preservation at step 7: 0.3900 on 4 images, base 0.4000, -0.0100 ± 0.0205 (-2.5 %)"
-    assert "the base, which later steps are compared with" in compare(base, base).describe(0, True)
-    assert set(found.numbers()) == {f"preservation/{name}" for name in ("loss", "base", "change", "margin")}
+    better = replace(found, loss=0.39, change=-0.01).describe("Validation", 7, "images")
+    assert better == "Validation at step 7: 0.3900 on 4 images, base 0.4000, -0.0100 ± 0.0205 (-2.5 %)"
+    assert "the base, which later steps are compared with" in compare(base, base).describe("Preservation", 0, "images")
+    assert set(found.numbers("preservation")) == {
+        f"preservation/{name}" for name in ("loss", "base", "change", "margin")
+    }
 
 
 def test_only_what_has_a_base_is_compared() -> None:
     found = compare({1: 0.5, 2: 0.5, 9: 0.2}, {1: 0.4, 2: 0.4, 7: 9.0})
     assert (found.num, found.num_compared, found.base) == (3, 2, pytest.approx(0.4))
     assert found.loss == pytest.approx(0.4) and found.change == pytest.approx(0.1)
-    assert "base 0.4000 (known for 2 of them), +0.1000 ± 0.0000 (+25.0 %)" in found.describe(5, True)
+    assert "base 0.4000 (known for 2 of them), +0.1000 ± 0.0000 (+25.0 %)" in found.describe(
+        "Preservation", 5, "images"
+    )
     one = compare({1: 0.5}, {1: 0.4})
-    assert one.margin is None and "+0.1000 (+25.0 %)" in one.describe(5, True)
+    assert one.margin is None and "+0.1000 (+25.0 %)" in one.describe("Preservation", 5, "images")
     none = compare({1: 0.5}, {})
     assert (none.base, none.change, none.margin) == (None, None, None)
-    assert "no base to compare with" in none.describe(5, True)
-    assert set(none.numbers()) == {"preservation/loss"}
+    assert "no base to compare with" in none.describe("Preservation", 5, "images")
+    assert set(none.numbers("validation")) == {"validation/loss"}
 
 
 def test_the_constant_size_of_a_forward_pass_is_what_the_loss_is_made_in(
@@ -196,4 +198,4 @@ def test_the_constant_size_of_a_forward_pass_is_what_the_loss_is_made_in(
 
     monkeypatch.setattr(family, "predict", predict)
     measure(family, project(preservation={"images": 1, "timesteps": 10}))
-    assert sizes == [preservation._TOGETHER, preservation._TOGETHER, 2]
+    assert sizes == [measuring._TOGETHER, measuring._TOGETHER, 2]
