@@ -85,9 +85,9 @@ class Monitor:
         self.notebook.write(step, numbers, {f"{name}/images": change.num for name, change in found.items()})
         writer.display.say(found[self.name].describe(self.name.capitalize(), step, self.images))
         if "overfit/gap" in numbers and step > 0:
-            gap, margin = numbers["overfit/gap"], numbers.get("overfit/margin")
-            doubt = "" if margin is None else f" ± {margin:.4f}"
-            writer.display.say(f"Over-fit gap at step {step}: {gap:+.4f}{doubt} (above 0: learned by heart)")
+            gap, margin = 100 * numbers["overfit/gap"], numbers.get("overfit/margin")
+            doubt = "" if margin is None else f" ± {100 * margin:.1f}"
+            writer.display.say(f"Over-fit gap at step {step}: {gap:+.1f}{doubt} % (above 0: learned by heart)")
 
     def _changes(
         self, step: int, watched: Mapping[str, Measured], weights: AbstractContextManager[None]
@@ -115,12 +115,15 @@ class Monitor:
 
 
 def _gap(validation: measuring.Change, train: measuring.Change) -> dict[str, float]:
-    """Return how much more was learned on training images than beyond them, with half its 95 % interval."""
-    if validation.change is None or train.change is None:
+    """Return how much further the loss fell on training images than beyond them, with half its 95 % interval.
+
+    In logarithms, for the two sets need not have had the same loss: 0.1 is a tenth.
+    """
+    if validation.log_change is None or train.log_change is None:
         return {}
-    numbers = {"overfit/gap": validation.change - train.change}
-    if validation.margin is not None and train.margin is not None:
-        numbers["overfit/margin"] = math.hypot(validation.margin, train.margin)
+    numbers = {"overfit/gap": validation.log_change - train.log_change}
+    if validation.log_margin is not None and train.log_margin is not None:
+        numbers["overfit/margin"] = math.hypot(validation.log_margin, train.log_margin)
     return numbers
 
 

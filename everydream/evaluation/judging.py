@@ -2,8 +2,8 @@
 
     cost = learned + forgotten + bled / 4
 
-    learned     change of the validation loss, relative to the base model's: below 0 where the subject was learned
-    forgotten   change of the preservation loss, relative to the base model's, where it is above 0
+    learned     change of the validation loss to the base model's, as a logarithm: -0.1 is a tenth learned
+    forgotten   change of the preservation loss, likewise, where it is above 0
     bled        how far control pictures moved towards the training images, 0 (as before) .. 1, where it is above 0
 
 The base model costs 0. The best point costs least; what a run does not measure counts as 0. All three are measured
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _BLED = 0.25
-"""Bleeding is a share of a distance between pictures, the others of a loss: a quarter keeps them alike in size."""
+"""Of pictures that became training images, as much as of a quarter more loss."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,13 @@ def points_of(history: Mapping[int, Mapping[str, float]]) -> list[Point]:
     points, forgotten, bled = [], 0.0, 0.0
     for step in sorted(history):
         numbers = history[step]
-        forgotten = _relative("preservation", numbers, forgotten)
+        forgotten = numbers.get("preservation/log_change", forgotten)
         bled = numbers.get("control/bleed", bled)
-        if "validation/change" in numbers:
-            points.append(Point(step, _relative("validation", numbers, 0.0), forgotten, bled))
+        if "validation/log_change" in numbers:
+            points.append(Point(step, numbers["validation/log_change"], forgotten, bled))
     return points
 
 
 def best_of(history: Mapping[int, Mapping[str, float]]) -> Point | None:
     """Return the best point of a run, the base model aside; None where nothing was measured."""
     return min((point for point in points_of(history) if point.step), key=lambda point: point.cost, default=None)
-
-
-def _relative(name: str, numbers: Mapping[str, float], otherwise: float) -> float:
-    """Return a monitor's change as a part of the base's loss."""
-    change, base = numbers.get(f"{name}/change"), numbers.get(f"{name}/base")
-    return change / base if change is not None and base else otherwise

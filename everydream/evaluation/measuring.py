@@ -26,6 +26,7 @@ from everydream.sampling.sampler import looking_only
 from everydream.seeding import derive
 from everydream.types import Batch, EpochPlan, Rejection
 
+_LEAST = 1e-12
 _TOGETHER = 4
 """Noise levels a forward pass: a constant, since another size of batch rounds otherwise."""
 
@@ -44,10 +45,17 @@ class Change:
     margin: float | None
     """Half the 95 % confidence interval of the change, over images; None under two of them."""
     num_compared: int
+    log_change: float | None
+    """Mean logarithm of the ratio to the base, image by image: -0.1 is a tenth less, whatever a loss's size."""
+    log_margin: float | None
+    """Half its 95 % confidence interval."""
 
     def numbers(self, name: str) -> dict[str, float]:
         """Return what is written and tracked, under the monitor's name."""
-        values = {"loss": self.loss, "base": self.base, "change": self.change, "margin": self.margin}
+        values = {
+            "loss": self.loss, "base": self.base, "change": self.change, "margin": self.margin,
+            "log_change": self.log_change, "log_margin": self.log_margin,
+        }  # fmt: skip
         return {f"{name}/{key}": value for key, value in values.items() if value is not None}
 
     def describe(self, what: str, step: int, images: str) -> str:
@@ -66,16 +74,11 @@ class Change:
 def compare(losses: Mapping[int, float], base: Mapping[int, float]) -> Change:
     """Set the losses beside the base's, by the images' identities."""
     pairs = [(loss, base[identity]) for identity, loss in losses.items() if identity in base]
-    differences = [now - before for now, before in pairs]
     num = len(pairs)
-    change = math.fsum(differences) / num if num else None
-    margin = None
-    if change is not None and num > 1:
-        variance = math.fsum((difference - change) ** 2 for difference in differences) / (num - 1)
-        # Student's t: with few images the normal distribution's 1.96 would promise too much (3.18 at four).
-        from scipy.stats import t  # noqa: PLC0415 - takes a second to import
-
-        margin = float(t.ppf(0.975, num - 1)) * math.sqrt(variance / num)
+    change, margin = _mean_and_margin([now - before for now, before in pairs])
+    log_change, log_margin = _mean_and_margin(
+        [math.log(max(now, _LEAST) / max(before, _LEAST)) for now, before in pairs]
+    )
     return Change(
         loss=math.fsum(losses.values()) / len(losses),
         num=len(losses),
@@ -83,7 +86,24 @@ def compare(losses: Mapping[int, float], base: Mapping[int, float]) -> Change:
         change=change,
         margin=margin,
         num_compared=num,
+        log_change=log_change,
+        log_margin=log_margin,
     )
+
+
+def _mean_and_margin(differences: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the mean of paired differences and half its 95 % confidence interval; None where there are too few."""
+    num = len(differences)
+    if not num:
+        return None, None
+    mean = math.fsum(differences) / num
+    if num < 2:
+        return mean, None
+    variance = math.fsum((difference - mean) ** 2 for difference in differences) / (num - 1)
+    # Student's t: with few images the normal distribution's 1.96 would promise too much (3.18 at four).
+    from scipy.stats import t  # noqa: PLC0415 - takes a second to import
+
+    return mean, float(t.ppf(0.975, num - 1)) * math.sqrt(variance / num)
 
 
 def losses(

@@ -9,9 +9,9 @@ from everydream.evaluation.judging import Decision, Judge, best_of, points_of
 
 
 def look(validation: float, preservation: float | None = None, bleed: float | None = None) -> dict[str, float]:
-    numbers = {"validation/base": 0.5, "validation/change": validation}
+    numbers = {"validation/log_change": validation}
     if preservation is not None:
-        numbers |= {"preservation/base": 0.2, "preservation/change": preservation}
+        numbers["preservation/log_change"] = preservation
     return numbers | ({} if bleed is None else {"control/bleed": bleed})
 
 
@@ -29,7 +29,7 @@ def test_the_least_cost_is_the_best_and_patience_ends_a_run() -> None:
     assert [decision.is_best for decision in found] == [False, True, True, False, False, False]
     assert [decision.stop for decision in found] == [False, False, False, False, True, True]
     best = best_of(judge.history)
-    assert best is not None and best.step == 20 and best.cost == pytest.approx(-0.4)
+    assert best is not None and best.step == 20 and best.cost == -0.2
     assert not any(decision.stop for decision in decisions(Judge(None), [look(0.0), *[look(0.1)] * 9]))
 
 
@@ -37,7 +37,7 @@ def test_forgetting_and_bleeding_count_and_keeping_earns_nothing() -> None:
     judge = Judge(None)
     decisions(judge, [look(0.0, 0.0), look(-0.1, 0.0, 0.0), look(-0.2, 0.03, 0.4), look(-0.15, -0.1, -0.5)])
     costs = [point.cost for point in points_of(judge.history)]
-    assert costs == pytest.approx([0.0, -0.2, -0.4 + 0.15 + 0.1, -0.3])
+    assert costs == pytest.approx([0.0, -0.1, -0.2 + 0.03 + 0.1, -0.15])
     best = best_of(judge.history)
     assert best is not None and best.step == 30
 

@@ -165,8 +165,11 @@ def test_the_change_is_judged_image_by_image() -> None:
     assert better == "Validation at step 7: 0.3900 on 4 images, base 0.4000, -0.0100 ± 0.0205 (-2.5 %)"
     assert "the base, which later steps are compared with" in compare(base, base).describe("Preservation", 0, "images")
     assert set(found.numbers("preservation")) == {
-        f"preservation/{name}" for name in ("loss", "base", "change", "margin")
+        f"preservation/{name}" for name in ("loss", "base", "change", "margin", "log_change", "log_margin")
     }
+    logs = [math.log(1.1), math.log(1.1), math.log(93 / 90), math.log(1.1)]
+    assert found.log_change == pytest.approx(sum(logs) / 4)
+    assert found.log_margin == pytest.approx(3.1824 * float(np.std(logs, ddof=1)) / 2, rel=1e-4)
 
 
 def test_only_what_has_a_base_is_compared() -> None:
