@@ -89,16 +89,21 @@ def inspect(
     ] = None,
     config: ConfigOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one page that opens in any browser.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for what was seen of images; default: ~/.cache/everydream.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a run would make of the images: captions, buckets, draws, steps, rejected files. Needs no model."""
+    """Show what a run would make of the images: captions, buckets, draws, duplicates, steps. Needs no model."""
     with told(debug):
         from everydream.config import load_config, resolve  # noqa: PLC0415
         from everydream.data.scan import require_usable  # noqa: PLC0415
         from everydream.evaluation.heldout import require_enough  # noqa: PLC0415
         from everydream.methods.textual_inversion import unused_words  # noqa: PLC0415
         from everydream.plan import monitors_of, plan_run  # noqa: PLC0415
-        from everydream.report import describe_inspection, inspect_report  # noqa: PLC0415
+        from everydream.report.inspection import describe_inspection, inspect_run  # noqa: PLC0415
+        from everydream.tools.progress import counting  # noqa: PLC0415
         from everydream.yaml_text import apply_override  # noqa: PLC0415
 
         folders = [item for item in arguments or [] if "=" not in item or Path(item).exists()]
@@ -119,15 +124,16 @@ def inspect(
             settings, made = with_class_images(settings)
             missing = describe_missing(made)
         planned = plan_run(settings, check=False)
-        from everydream.models.common.tokenizer_files import token_counter  # noqa: PLC0415
-
-        report = inspect_report(planned, token_counter())
+        with counting("Looking at images", len(planned.index)) as show:
+            report = inspect_run(planned, cache, html, lambda done, _: show(done, ""))
         print(describe_inspection(planned, report))
         print("".join(f"{line}; until then the counts are without them.\n" for line in missing), end="")
         if json_file is not None:
             text = json.dumps(report, ensure_ascii=False, indent=1)
             json_file.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
             print(f"Report written to {json_file}")
+        if html is not None:
+            print(f"Page written to {html}; open it in a browser")
         if unused := unused_words(settings.textual_inversion.words, planned.index.captions):
             raise ConfigError("\n".join(unused))
         require_usable(planned.index, settings.data.strict)

@@ -22,7 +22,7 @@ from everydream.methods import METHODS
 from everydream.outputs import Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run
 from everydream.preparing import clipping, fused_backward, load_family, prepare, require_fitting
-from everydream.report import describe_end, describe_plan
+from everydream.report.run import describe_end, describe_plan
 from everydream.training import metrics, runs, state
 from everydream.training.accumulating import Accumulator
 from everydream.training.cadence import SaveCadence

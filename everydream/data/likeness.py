@@ -13,7 +13,7 @@ Each image of a cluster is like its first one: likeness is not handed on from im
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +61,20 @@ def twins(
     numbers = [int(record) for record in records]
     with Looks() as looks:
         seen = looks.see([path_of(index, number) for number in numbers], progress=progress)
-    found = [cluster for cluster in clusters(seen) if cluster.kind != "mirrored"]
+        found = [cluster for cluster in known_clusters(looks, seen) if cluster.kind != "mirrored"]
     return sorted(sorted(numbers[member] for member in cluster.members) for cluster in found)
 
 
 def path_of(index: Index, record: int) -> Path:
     """Return the path of a record's file, or through a shard to its member."""
     return Path(index.roots[int(index.source_N[record])]) / index.paths[record]
+
+
+def known_clusters(looks: Looks, seen: Sequence[Look | None]) -> list[Cluster]:
+    """Return `clusters` of what was seen, from the cache where they were found before."""
+    of = [b"" if look is None else look.digest + look.small for look in seen]
+    rows: list[Any] = looks.remembered("clusters 1", of, lambda: [[each.kind, each.members] for each in clusters(seen)])
+    return [Cluster(kind, members) for kind, members in rows]
 
 
 def clusters(looks: Sequence[Look | None]) -> list[Cluster]:

@@ -49,13 +49,13 @@ def look_at(path: Path, background: str = "#ffffff") -> tuple[Look, bytes] | Non
         with opened(io.BytesIO(content)) as image:
             width, height = upright_size(image)
             # JPEGs are decoded at a half, a quarter or an eighth where that leaves enough; others take no notice.
-            image.draft(None, (PAGE_SIDE, PAGE_SIDE))
+            image.draft(None, _within(image.size))
             picture = upright_rgb(image, background)
     except (BadImage, OSError, MemoryError):
         return None
     picture.thumbnail((PAGE_SIDE, PAGE_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     small = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
-    grey = picture.convert("L").resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS)
+    grey = picture.convert("L").resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     page = io.BytesIO()
     picture.save(page, "JPEG", quality=_QUALITY)
     digest = hashlib.blake2b(content, digest_size=16).digest()
@@ -66,6 +66,12 @@ def look_at(path: Path, background: str = "#ffffff") -> tuple[Look, bytes] | Non
 def look_at_all(paths: Sequence[str], background: str) -> list[tuple[Look, bytes] | None]:
     """Return `look_at` of each: the work of one process at a time."""
     return [look_at(Path(path), background) for path in paths]
+
+
+def _within(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of the same shape whose longest side is PAGE_SIDE, or the size itself."""
+    scale = min(1.0, PAGE_SIDE / max(size))
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
 def _bits(grey: Image.Image) -> int:

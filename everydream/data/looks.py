@@ -6,11 +6,13 @@ One SQLite file in the user's cache folder, never beside images. A file that cha
 is broken is thrown away, and one that cannot be written is done without: both are said, and neither ends a command.
 """
 
+import hashlib
+import json
 import multiprocessing
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS looks (
   path BLOB PRIMARY KEY, stamp TEXT, width INT, height INT, digest BLOB, hash INT, mirrored INT, small BLOB
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pages (path BLOB PRIMARY KEY, stamp TEXT, jpeg BLOB);
+CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value TEXT);
 """
 _FEW = 48
 """Up to this many images are looked at by this process: starting others takes longer."""
@@ -91,6 +94,29 @@ class Looks:
         key = (os.fsencode(path.absolute()),)
         row = self._try(lambda: self._base.execute("SELECT jpeg FROM pages WHERE path = ?", key).fetchone())
         return bytes(row[0]) if row else None
+
+    def remembered(self, what: str, of: Iterable[bytes], make: Callable[[], T]) -> T:
+        """Return what `make` returned, the last time too, for the same `of`; it must be JSON.
+
+        `what` names what is made and its version: a change of how it is made changes the name.
+        """
+        digest = hashlib.blake2b(what.encode(), digest_size=16)
+        for part in of:
+            digest.update(len(part).to_bytes(8, "little") + part)
+        key = digest.digest()
+        row = self._try(lambda: self._base.execute("SELECT value FROM found WHERE key = ?", (key,)).fetchone())
+        if row is not None:
+            kept: T = json.loads(row[0])
+            return kept
+        value = make()
+        text = json.dumps(value)
+
+        def write() -> None:
+            with self._base:
+                self._base.execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (key, text))
+
+        self._try(write)
+        return value
 
     def _known(self, item: Wanted) -> Look | None:
         row = self._base.execute(

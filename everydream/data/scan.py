@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import astuple
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +45,13 @@ AUTO_FULL_IMAGES = 2000
 
 _BLOCK_BYTES = 4096
 _MAX_THREADS = 8
+_HEADERS_AT_ONCE = 64
 _ALONE_PIXELS = 30e6
 """Images from this size on are decoded one at a time, so that threads do not multiply their memory."""
 _MAX_LISTED = 20
 _NEARLY_ALL = 0.9
 _FEW_IMAGES = 5
-_OWN_CAPTIONS = ("everydream", "manifest")
+OWN_CAPTIONS = ("everydream", "manifest")
 """Caption rules that expect a caption for each image, not one for a whole folder."""
 
 
@@ -115,7 +117,7 @@ def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int
         firsts.setdefault(source, Counter())[index.captions[index.caption_offsets[record]]] += 1
     for source, counter in firsts.items():
         (caption, count), total = counter.most_common(1)[0], counter.total()
-        own = sources[source].caption_rule in _OWN_CAPTIONS and sources[source].role != "class"
+        own = sources[source].caption_rule in OWN_CAPTIONS and sources[source].role != "class"
         if own and total >= _FEW_IMAGES and count >= _NEARLY_ALL * total:
             found[source] = [f'{count} of {total} images have the same caption, "{caption}"']
     for number in _like_kohyas(index, sources):
@@ -161,8 +163,11 @@ def _check_all(
     alone = threading.Lock()
     # Threads, not processes: Pillow releases the interpreter lock while it decodes, and headers are mostly waiting.
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda candidate: _check(candidate, data, full, alone), candidates)
-        for done, result in enumerate(results, 1):
+        # A header is read sooner than a thread is told of it.
+        some = 1 if full else _HEADERS_AT_ONCE
+        portions = [candidates[start : start + some] for start in range(0, len(candidates), some)]
+        results = pool.map(lambda portion: [_check(candidate, data, full, alone) for candidate in portion], portions)
+        for done, result in enumerate(chain.from_iterable(results), 1):
             yield result
             if progress is not None:
                 progress(done, len(candidates))

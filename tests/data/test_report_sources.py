@@ -5,8 +5,8 @@ from PIL import Image
 
 from everydream.config import RunConfig
 from everydream.plan import plan_run
-from everydream.report import describe_inspection, inspect_report
-from everydream.report_sources import describe_sources, source_facts
+from everydream.report.inspection import describe_inspection, inspect_report
+from everydream.report.sources import describe_sources, source_facts
 
 
 @pytest.fixture

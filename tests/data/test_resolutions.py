@@ -14,7 +14,8 @@ from everydream.data.mix import make_mix
 from everydream.data.plan import count_steps, plan_epoch
 from everydream.errors import ConfigError
 from everydream.plan import plan_run
-from everydream.report import describe_buckets, inspect_report
+from everydream.report.inspection import inspect_report
+from everydream.report.outline import describe_buckets
 
 SHARES = (0.5, 0.3, 0.2)
 

@@ -9,6 +9,20 @@ from everydream.plan import Planned
 TOKENS_OF_A_CHUNK = 75
 """What a CLIP text encoder reads, begin and end included."""
 
+KINDS = {
+    "enlarged": "enlarged", "loses": "cropped", "caption has": "caption cut", "content is": "misnamed",
+    "two captions": "two captions", "holds control": "invisible characters", "holds what": "hash in caption",
+    "holds a lone": "lone S or C", "tags that": "tags twice", "the caption comes": "camera name",
+    "the file name looks": "copy's name", "the caption is only": "number as caption", '" (': "copy's name",
+    "has several": "several frames",
+}  # fmt: skip
+"""How a warning begins -> its kind, by which a page filters and findings count."""
+
+
+def kind_of(warning: str) -> str:
+    """Return the kind of a warning of `image_warnings`."""
+    return next((kind for beginning, kind in KINDS.items() if warning.startswith(beginning)), "other")
+
 
 def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict[int, list[str]]:
     """Return what is unusual about each image: what the scan said, lost caption tails, enlargement, heavy crops."""
