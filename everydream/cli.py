@@ -14,6 +14,7 @@ from everydream.told import told
 from everydream.tools.captioning.cli import caption_app
 from everydream.tools.concept.cli import concept
 from everydream.tools.importing.cli import import_settings
+from everydream.tools.info.cli import info
 from everydream.tools.models.cli import convert, merge, prune, sample
 from everydream.tools.prep.cli import prep
 from scrapers.cli import app as scrape_app
@@ -36,6 +37,7 @@ app.command()(convert)
 app.command()(prune)
 app.command()(merge)
 app.command()(sample)
+app.command()(info)
 
 
 @app.command()

@@ -198,6 +198,10 @@ def _cross_checks(config: RunConfig) -> list[str]:
         )
     if config.loss.unmasked_weight and config.data.masks == "none":
         problems.append("loss.unmasked_weight: has no effect with data.masks: none.")
+    if config.checkpoints.formats == [] and config.checkpoints.provenance != "full":
+        problems.append(
+            "checkpoints.provenance: has no effect with checkpoints.formats: [], since nothing is exported."
+        )
     if config.timesteps.stratified and config.train.batch_size * config.train.gradient_accumulation == 1:
         problems.append("timesteps.stratified: has no effect with one image a step; there is nothing to spread.")
     problems += monitor_problems(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.optim import Optimizer
 
+from everydream import provenance
 from everydream.config import RunConfig
 from everydream.data.drawing import longest_reading
 from everydream.errors import DiskError
@@ -65,6 +66,8 @@ class Writer:
     facts: state.Facts
     events: Events
     display: Display
+    made_of: Mapping[str, Any]
+    """What is the same in what all files of the run say of how they were made."""
     base: dict[int, float]
     """The base's losses, which the monitors add before training; saved so that a resume compares with the same."""
     watch: Callable[[int], dict[str, Any]] = lambda _: {}
@@ -130,6 +133,7 @@ class Writer:
             machine=self.launch.machine(),
             base=self.base,
             watch=self.watch(progress.step),
+            provenance=provenance.at(self.made_of, progress),
         )
 
     def _export(self, progress: Progress) -> None:
@@ -137,11 +141,12 @@ class Writer:
             return
         self._require_space(self.trainee.export_bytes, "an export")
         method, family, config = self.trainee.method, self.trainee.family, self.config
+        about = provenance.told(config, provenance.at(self.made_of, progress))
         written: list[Path] = []
         with self.shown_weights():
             if self.launch.is_main:
                 written = export.export(
-                    method, family, self.folder, config.project, progress, config.checkpoints, self.best
+                    method, family, self.folder, config.project, progress, config.checkpoints, about, self.best
                 )
         for path in written:
             self.events.note("exported", step=progress.step, path=path.name)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from everydream import provenance
 from everydream.class_images import describe_missing, make_missing, with_class_images
 from everydream.config import RunConfig, completed
 from everydream.data.loader import Loaded, PieceDataset, load_pieces
@@ -61,6 +62,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         return runs.run_of(checkpoint.path) or checkpoint.path.parent, None
 
     trainee = prepare(config, launch, planned, load_family(config, checkpoint), checkpoint, changed)
+    made_of = provenance.made_of(planned, facts.images, checkpoint) if launch.is_main else {}
     base, watch = (checkpoint.base, checkpoint.watch) if checkpoint is not None else ({}, {})
     keys = list(checkpoint.facts.images) if checkpoint is not None else []
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
@@ -85,7 +87,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         for rejection in planned.index.rejected:
             source = planned.index.names[rejection.source]
             events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
-        writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display, base)
+        writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display, made_of, base)
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         watching = make_watching(planned, writer, lines, run, sampler)
         watching.load(watch, keys)

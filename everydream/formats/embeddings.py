@@ -17,6 +17,7 @@ from everydream.errors import FormatError
 from everydream.formats.files import StateDict, is_safetensors, read_file, write_pickle, write_safetensors
 from everydream.formats.kinds import kind_of
 from everydream.formats.pickles import load_pickle
+from everydream.formats.provenance import About, own_metadata
 
 _WORD = "word"
 """Where the metadata of our files for two text encoders says it."""
@@ -77,20 +78,20 @@ def read_for_several(path: Path) -> tuple[str, StateDict]:
     return str(word), {key: t.float().reshape(-1, t.shape[-1]) for key, t in file.tensors.items()}
 
 
-def write_for_several(path: Path, word: str, vectors: StateDict) -> None:
+def write_for_several(path: Path, word: str, vectors: StateDict, about: About | None = None) -> None:
     """Write the .safetensors of a word for two text encoders, by the keys clip_l and clip_g.
 
     There the word to type is the file's name; diffusers' load_textual_inversion is given each tensor with its encoder.
     """
-    write_safetensors(path, vectors, {_WORD: word})
+    write_safetensors(path, vectors, {_WORD: word, **own_metadata(about)})
 
 
-def write_for_diffusers(path: Path, word: str, vectors_VD: torch.Tensor) -> None:
+def write_for_diffusers(path: Path, word: str, vectors_VD: torch.Tensor, about: About | None = None) -> None:
     """Write the .safetensors that diffusers' load_textual_inversion and AUTOMATIC1111 open."""
-    write_safetensors(path, {word: vectors_VD})
+    write_safetensors(path, {word: vectors_VD}, own_metadata(about))
 
 
-def write_for_webui(path: Path, word: str, vectors_VD: torch.Tensor) -> None:
+def write_for_webui(path: Path, word: str, vectors_VD: torch.Tensor, about: About | None = None) -> None:
     """Write AUTOMATIC1111's .pt; there the word to type is the file's name."""
     placeholder = "*"
     write_pickle(
@@ -102,5 +103,6 @@ def write_for_webui(path: Path, word: str, vectors_VD: torch.Tensor) -> None:
             "step": None,
             "sd_checkpoint": None,
             "sd_checkpoint_name": None,
+            **own_metadata(about),
         },
     )

@@ -14,6 +14,7 @@ from everydream.errors import FormatError
 from everydream.formats.files import StateDict, is_safetensors, write_pickle
 from everydream.formats.kinds import kind_of
 from everydream.formats.pickles import load_pickle
+from everydream.formats.provenance import About, own_metadata
 
 _OLD_NAMES = {"linear1": "linear.0", "linear2": "linear.1"}
 """The layers' names before layer structures could be chosen."""
@@ -86,7 +87,7 @@ def _tensors(pair: Any, number: int) -> StateDict:
     return {key: tensor for key, tensor in renamed.items() if isinstance(tensor, torch.Tensor)}
 
 
-def write_hypernetwork(path: Path, name: str, file: HypernetworkFile) -> None:
+def write_hypernetwork(path: Path, name: str, file: HypernetworkFile, about: About | None = None) -> None:
     """Write the .pt that AUTOMATIC1111 reads."""
     structure = [int(size) if float(size).is_integer() else size for size in file.layer_structure]
     weights: dict[int | str, Any] = {
@@ -109,5 +110,6 @@ def write_hypernetwork(path: Path, name: str, file: HypernetworkFile) -> None:
             "dropout_structure": list(file.dropout) if file.dropout is not None else None,
             "last_layer_dropout": file.dropout is not None and file.dropout[-2] > 0,
             "optional_info": None,
+            **own_metadata(about),
         },
     )

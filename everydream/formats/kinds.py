@@ -1,7 +1,8 @@
-"""What a file of weights is, told by its contents, for messages to those who gave it where another kind was wanted."""
+"""What a file of weights is, told by its contents; also for messages to those who gave it where another was wanted."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,10 +10,13 @@ from everydream.errors import FormatError
 from everydream.formats.files import is_safetensors, read_file
 from everydream.formats.pickles import load_pickle
 
-_HYPERNETWORK = " It is a hypernetwork, for `everydream sample --hypernetwork`."
-_MODEL = " It is a whole model."
 ADAPTER = " It is an adapter such as a LoRA, for `everydream sample --lora` or `everydream merge`."
-_EMBEDDING = " It is a textual-inversion embedding, for `everydream sample --embedding`."
+_SAID = {
+    "hypernetwork": " It is a hypernetwork, for `everydream sample --hypernetwork`.",
+    "model": " It is a whole model.",
+    "adapter": ADAPTER,
+    "embedding": " It is a textual-inversion embedding, for `everydream sample --embedding`.",
+}
 
 
 def kind_of(path: Path) -> str:
@@ -21,14 +25,19 @@ def kind_of(path: Path) -> str:
         contents = read_file(path).tensors if is_safetensors(path) else load_pickle(path)[0]
     except FormatError:
         return ""
+    return _SAID.get(kind_in(contents), "")
+
+
+def kind_in(contents: Any) -> str:
+    """Return hypernetwork, model, adapter or embedding for what a file holds, "" if that cannot be told."""
     inner = contents.get("state_dict", contents) if isinstance(contents, Mapping) else {}
     held = inner if isinstance(inner, Mapping) else {}
     keys = [key for key in held if isinstance(key, str)]
     tensors = [value for value in held.values() if isinstance(value, torch.Tensor)]
     signs = {
-        _HYPERNETWORK: any(isinstance(key, int) for key in held),
-        _MODEL: any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in keys),
-        ADAPTER: any(mark in key for key in keys for mark in ("lora", "hada_", "lokr_")),
-        _EMBEDDING: "string_to_param" in keys or (0 < len(tensors) < 3 and all(t.dim() <= 2 for t in tensors)),
+        "hypernetwork": any(isinstance(key, int) for key in held),
+        "model": any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in keys),
+        "adapter": any(mark in key for key in keys for mark in ("lora", "hada_", "lokr_")),
+        "embedding": "string_to_param" in keys or (0 < len(tensors) < 3 and all(t.dim() <= 2 for t in tensors)),
     }
-    return next((said for said, is_so in signs.items() if is_so), "")
+    return next((kind for kind, is_so in signs.items() if is_so), "")

@@ -9,6 +9,7 @@ from torch import nn
 
 from everydream.errors import ConfigError
 from everydream.formats.files import StateDict
+from everydream.formats.provenance import About
 from everydream.methods.method import MethodSettings, ParameterGroup, freeze, group_of, text_settings
 from everydream.methods.settings import TextEncoderSettings, UNetSettings
 from everydream.models.family import Family
@@ -46,9 +47,11 @@ class Full:
         """Return the whole model."""
         return family.single_file()
 
-    def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
+    def export(
+        self, family: Family, stem: Path, format_name: str, dtype: torch.dtype, about: About | None = None
+    ) -> list[Path]:
         """Write the whole model."""
-        return [write_model(family, stem, format_name, dtype)]
+        return [write_model(family, stem, format_name, dtype, about)]
 
 
 def _require_layers(family: Family, settings: TextEncoderSettings) -> None:

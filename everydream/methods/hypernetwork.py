@@ -15,6 +15,7 @@ from torch import nn
 from everydream.errors import ConfigError, FormatError
 from everydream.formats.files import StateDict, cast_floating
 from everydream.formats.hypernetworks import HypernetworkFile, read_hypernetwork, write_hypernetwork
+from everydream.formats.provenance import About
 from everydream.methods.method import MethodSettings, ParameterGroup, freeze, group_of
 from everydream.models.family import Family
 from everydream.seeding import derive
@@ -84,10 +85,12 @@ class Hypernetwork:
         """Return the networks' weights."""
         return dict(_networks_in(family).state_dict())
 
-    def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
+    def export(
+        self, family: Family, stem: Path, format_name: str, dtype: torch.dtype, about: About | None = None
+    ) -> list[Path]:
         """Write the web UI's .pt."""
         path = stem.with_name(stem.name + ".pt")
-        write_hypernetwork(path, self._name, _networks_in(family).file(dtype))
+        write_hypernetwork(path, self._name, _networks_in(family).file(dtype), about)
         return [path]
 
 

@@ -12,10 +12,12 @@ from everydream.formats import adapters
 from everydream.formats.adapters import Adapter
 from everydream.formats.atomic import atomic_folder
 from everydream.formats.files import StateDict, cast_floating, write_safetensors
+from everydream.formats.provenance import About, kohya, modelspec, own_metadata
 from everydream.methods.full import text_modules, unet_modules
 from everydream.methods.method import MethodSettings, ParameterGroup, freeze, group_of, text_settings
 from everydream.methods.settings import LoraSettings
 from everydream.models.family import Family
+from everydream.models.kohya import base_version
 from everydream.seeding import derive
 
 _OF_TARGET = {
@@ -71,21 +73,23 @@ class Lora:
         names = {module: theirs for module, (theirs, _) in family.adapter_weights().items()}
         return adapters.to_kohya(_adapter(family), names)
 
-    def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
+    def export(
+        self, family: Family, stem: Path, format_name: str, dtype: torch.dtype, about: About | None = None
+    ) -> list[Path]:
         """Write the adapter as one kohya-named file, or as the folder that diffusers' load_lora_weights takes."""
         if format_name == "diffusers":
             with atomic_folder(stem) as folder:
                 tensors = cast_floating(adapters.to_diffusers(_adapter(family)), dtype)
-                write_safetensors(folder / _DIFFUSERS_NAME, tensors)
+                write_safetensors(folder / _DIFFUSERS_NAME, tensors, own_metadata(about))
             return [stem]
         path = stem.with_name(stem.name + ".safetensors")
         exported = self.exported(family)
         # A rank above 256 has no exact bf16.
         alphas = {key: tensor for key, tensor in exported.items() if key.endswith(".alpha")}
-        write_safetensors(path, {**cast_floating(exported, dtype), **alphas}, self._metadata(family))
+        write_safetensors(path, {**cast_floating(exported, dtype), **alphas}, self._metadata(family, about))
         return [path]
 
-    def _metadata(self, family: Family) -> dict[str, str]:
+    def _metadata(self, family: Family, about: About | None) -> dict[str, str]:
         """Return what kohya's files say of themselves and other tools show."""
         lora = self._lora
         is_plain = lora.kind == "lora"
@@ -94,10 +98,10 @@ class Lora:
             **({} if is_plain else {"ss_network_args": f'{{"algo": "{lora.kind}"}}'}),
             "ss_network_dim": str(lora.rank),
             "ss_network_alpha": str(alpha_of(lora)),
-            "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{family.architecture}/lora",
-            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-            "modelspec.prediction_type": family.objective.prediction,
+            **base_version(family),
+            **kohya(about),
+            **modelspec(f"{family.architecture}/lora", family.objective.prediction, about),
+            **own_metadata(about),
         }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from everydream.errors import ConfigError
 from everydream.formats.files import StateDict
+from everydream.formats.provenance import About
 from everydream.methods.settings import (
     HypernetworkSettings,
     LoraSettings,
@@ -73,8 +74,13 @@ class Method(Protocol):
     def exported(self, family: Family) -> StateDict:
         """Return the tensors of an export, before they are cast."""
 
-    def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
-        """Write `stem` plus an ending in one of the method's formats; return the paths."""
+    def export(
+        self, family: Family, stem: Path, format_name: str, dtype: torch.dtype, about: About | None = None
+    ) -> list[Path]:
+        """Write `stem` plus an ending in one of the method's formats; return the paths.
+
+        `about`: how it was made, which the file says where its format can.
+        """
 
 
 def text_settings(family: Family, settings: MethodSettings) -> dict[str, TextEncoderSettings]:

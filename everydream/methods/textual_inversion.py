@@ -17,6 +17,7 @@ from everydream.formats.embeddings import (
     write_for_webui,
 )
 from everydream.formats.files import StateDict
+from everydream.formats.provenance import About
 from everydream.methods.method import MethodSettings, ParameterGroup, freeze, group_of
 from everydream.methods.settings import WordSettings, file_name_of
 from everydream.models.common.words import word_pattern
@@ -47,7 +48,9 @@ class TextualInversion:
         """Return the vectors (V, D) by text part and word."""
         return {f"{part}.{word}": t for part in family.word_parts for word, t in family.learned_words(part).items()}
 
-    def export(self, family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> list[Path]:
+    def export(
+        self, family: Family, stem: Path, format_name: str, dtype: torch.dtype, about: About | None = None
+    ) -> list[Path]:
         """Write a file for each word, since that is what other tools load; of several, each ends in its word."""
         ending, write = _WRITERS[format_name]
         words = {part: family.learned_words(part) for part in family.word_parts}
@@ -58,9 +61,10 @@ class TextualInversion:
             path = stem.with_name(name + ending)
             if others:
                 path = stem.with_name(name + ".safetensors")
-                write_for_several(path, word, {KEYS[p]: learned[word].to(dtype).cpu() for p, learned in words.items()})
+                vectors = {KEYS[p]: learned[word].to(dtype).cpu() for p, learned in words.items()}
+                write_for_several(path, word, vectors, about)
             else:
-                write(path, word, vectors_VD.to(dtype).cpu())
+                write(path, word, vectors_VD.to(dtype).cpu(), about)
             paths.append(path)
         return paths
 

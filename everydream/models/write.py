@@ -1,24 +1,25 @@
 """A whole model to a file or folder, in the formats other tools open."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from everydream.errors import ConfigError
 from everydream.formats.atomic import atomic_folder
 from everydream.formats.files import METADATA_KEY, cast_floating, json_metadata, write_pickle, write_safetensors
+from everydream.formats.provenance import PROVENANCE, About, modelspec, own_metadata
 from everydream.models.family import Family
 
 
-def write_model(family: Family, stem: Path, format_name: str, dtype: torch.dtype) -> Path:
+def write_model(family: Family, stem: Path, format_name: str, dtype: torch.dtype, about: About | None = None) -> Path:
     """Write the model as `stem` with the format's ending (a diffusers folder has none); return the path.
 
-    Floating tensors are cast to `dtype`. Raises ConfigError for a format that the family does not have.
+    `about`: how it was made, for the files that can say it. Floating tensors are cast to `dtype`. Raises ConfigError
+    for a format that the family does not have.
     """
     require_format(family, format_name)
-    return WRITERS[format_name](family, stem, dtype)
+    return WRITERS[format_name](family, stem, dtype, about)
 
 
 def require_format(family: Family, format_name: str) -> None:
@@ -30,39 +31,32 @@ def require_format(family: Family, format_name: str) -> None:
         )
 
 
-def _safetensors(family: Family, stem: Path, dtype: torch.dtype) -> Path:
+def _safetensors(family: Family, stem: Path, dtype: torch.dtype, about: About | None) -> Path:
     path = stem.with_name(stem.name + ".safetensors")
-    write_safetensors(path, cast_floating(family.single_file(), dtype), _metadata(family))
+    metadata = {
+        **own_metadata(about, family.description()),
+        **modelspec(family.architecture, family.objective.prediction, about),
+    }
+    write_safetensors(path, cast_floating(family.single_file(), dtype), metadata)
     return path
 
 
-def _ckpt(family: Family, stem: Path, dtype: torch.dtype) -> Path:
+def _ckpt(family: Family, stem: Path, dtype: torch.dtype, about: About | None) -> Path:
     path = stem.with_name(stem.name + ".ckpt")
     tensors = cast_floating(family.single_file(), dtype)
-    write_pickle(path, {"state_dict": tensors, METADATA_KEY: {"model": family.description()}})
+    ours = {"model": family.description(), **({PROVENANCE: json_metadata(about)} if about else {})}
+    write_pickle(path, {"state_dict": tensors, METADATA_KEY: ours})
     return path
 
 
-def _diffusers(family: Family, stem: Path, dtype: torch.dtype) -> Path:
+def _diffusers(family: Family, stem: Path, dtype: torch.dtype, about: About | None) -> Path:
     with atomic_folder(stem) as folder:
         family.write_folder(folder, dtype)
     return stem
 
 
-WRITERS: dict[str, Callable[[Family, Path, torch.dtype], Path]] = {
+WRITERS: dict[str, Callable[[Family, Path, torch.dtype, About | None], Path]] = {
     "safetensors": _safetensors,
     "ckpt": _ckpt,
     "diffusers": _diffusers,
 }
-
-
-def _metadata(family: Family) -> Mapping[str, str]:
-    """Return safetensors metadata: our own description, and Stability's modelspec for other tools."""
-    description: dict[str, Any] = family.description()
-    return {
-        METADATA_KEY: json_metadata({"model": description}),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": family.architecture,
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.prediction_type": family.objective.prediction,
-    }

@@ -5,11 +5,16 @@ import re
 import shutil
 from pathlib import Path
 
-from everydream.formats.files import DTYPES, total_bytes
+from everydream.formats.atomic import atomic_file
+from everydream.formats.files import DTYPES, json_metadata, total_bytes
+from everydream.formats.provenance import FOLDER_FILE, About
 from everydream.methods.method import Method
+from everydream.models.card import model_card
 from everydream.models.family import Family
 from everydream.training.settings import CheckpointSettings
 from everydream.types import Progress
+
+_CARD = ".md"
 
 
 def export(
@@ -19,16 +24,33 @@ def export(
     project: str,
     progress: Progress,
     settings: CheckpointSettings,
+    about: About | None = None,
     best: int | None = None,
 ) -> list[Path]:
     """Write what the method trains in every format asked for, then delete all but the newest exports and the best.
 
-    `best`: its step. Returns what was written.
+    `about`: how it was made, which is written into the files and as a model card; None: nothing of it. `best`: its
+    step. Returns what was written, without the cards.
     """
     stem, dtype = folder / f"{project}-e{progress.epoch:04d}-s{progress.step:06d}", DTYPES[settings.dtype]
-    written = [path for name in settings.formats or () for path in method.export(family, stem, name, dtype)]
+    written = [path for name in settings.formats or () for path in method.export(family, stem, name, dtype, about)]
+    if about:
+        _describe(family, stem, written, about)
     _delete_old(folder, project, settings.keep, best)
     return written
+
+
+def _describe(family: Family, stem: Path, written: list[Path], about: About) -> None:
+    """Write the model card: into the folders among what was written, and beside the files."""
+    for path in written:
+        card = model_card(family, path, about)
+        for target, text in (
+            ((path / "README.md", card), (path / FOLDER_FILE, json_metadata(about) + "\n"))
+            if path.is_dir()
+            else ((stem.with_name(stem.name + _CARD), card),)
+        ):
+            with atomic_file(target) as partial:
+                partial.write_text(text, encoding="utf-8")
 
 
 def export_bytes(method: Method, family: Family, settings: CheckpointSettings) -> int:
@@ -42,13 +64,17 @@ def _delete_old(folder: Path, project: str, keep: int | None, best: int | None) 
         return
     steps = exports_in(folder, project)
     for step in set(sorted(steps)[:-keep]) - {best}:
-        for path in steps[step]:
+        for path in [*steps[step], *_files_in(folder, project, re.escape(_CARD)).get(step, ())]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def exports_in(folder: Path, project: str) -> dict[int, list[Path]]:
-    """Return a project's exports by step; nothing whose name is not one of ours."""
-    pattern = re.compile(re.escape(project) + r"-e\d{4,}-s(\d{6,})(-[^/]+)?(\.safetensors|\.ckpt|\.pt)?")
+    """Return a project's exports by step, without their cards; nothing whose name is not one of ours."""
+    return _files_in(folder, project, r"(-[^/]+)?(\.safetensors|\.ckpt|\.pt)?")
+
+
+def _files_in(folder: Path, project: str, ending: str) -> dict[int, list[Path]]:
+    pattern = re.compile(re.escape(project) + r"-e\d{4,}-s(\d{6,})" + ending)
     steps: dict[int, list[Path]] = {}
     for path in folder.iterdir():
         if match := pattern.fullmatch(path.name):

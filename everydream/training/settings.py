@@ -123,3 +123,5 @@ class CheckpointSettings(Settings):
     """Of the exports' floating tensors; integer tensors stay as they are."""
     use_ema: bool = True
     """Export and sample the moving average where one is kept."""
+    provenance: Literal["full", "short", "none"] = "full"
+    """What exports and a model card beside them say of their making; short: no settings, no captions. Never a path."""

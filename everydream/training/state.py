@@ -5,8 +5,8 @@
     optimizer     state by parameter name
     optimizer_groups    what some optimizers keep besides, by group (estimates, counts)
     ema           averaged weights by parameter name
-    everydream    version, progress, model description, the facts that must match on resume, and the
-                  base's losses that the monitors measure by, and what else these remember
+    everydream    version, progress, model description, the facts that must match on resume, what made it (see
+                  `everydream.provenance`), the base's losses that the monitors measure by, what else these remember
 
 All plain containers and tensors: it opens with `torch.load(weights_only=True)`. It holds no time, no
 path of the run and no RNG state, so a resumed run writes the same bytes as the uninterrupted one.
@@ -23,6 +23,7 @@ import torch
 
 from everydream.errors import FormatError, ResumeError
 from everydream.formats.files import METADATA_KEY, StateDict, is_safetensors, read_contents, total_bytes
+from everydream.formats.provenance import PROVENANCE, provenance_in
 from everydream.formats.sharded import RUN_FILE, is_sharded
 from everydream.methods.method import ParameterGroup
 from everydream.models.common.additions import added_names
@@ -71,6 +72,8 @@ class Checkpoint:
     """Losses of the model before training, by what was measured; empty if nothing was."""
     watch: dict[str, Any]
     """What the monitors remember, by monitor: plain containers and tensors."""
+    provenance: dict[str, Any]
+    """What made it; empty in older files."""
 
 
 def checkpoint_contents(
@@ -86,6 +89,7 @@ def checkpoint_contents(
     machine: Mapping[str, int],
     base: Mapping[int, float],
     watch: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a last.ckpt holds."""
     ours = {
@@ -95,6 +99,7 @@ def checkpoint_contents(
         "machine": dict(machine),
         "scaler": dict(scaler),
         "config": json.dumps(facts.config, sort_keys=True),
+        PROVENANCE: json.dumps(provenance, sort_keys=True),
         "image_keys": json.dumps(list(facts.images)),
         "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
         "base_identities": torch.tensor(list(base), dtype=torch.int64),
@@ -182,6 +187,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
         base=dict(zip(ours["base_identities"].tolist(), ours["base_losses"].tolist(), strict=True)) if measured else {},
         watch=ours.get("watch", {}),
+        provenance=provenance_in(contents),
     )
 
 

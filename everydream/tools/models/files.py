@@ -17,7 +17,7 @@ FORMAT_OF = {".safetensors": "safetensors", ".ckpt": "ckpt"}
 _FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _SHOWN = 6
 _MODEL_PARTS = {
-    "model_index.json", "unet", "transformer", "vae", "scheduler",
+    "model_index.json", "README.md", "everydream.json", "unet", "transformer", "vae", "scheduler",
     *(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
 }  # fmt: skip
 """What a diffusers folder of ours holds, and nothing else: only such a one is replaced."""
