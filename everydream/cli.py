@@ -13,6 +13,7 @@ from everydream.errors import ConfigError
 from everydream.told import told
 from everydream.tools.captioning.cli import caption_app
 from everydream.tools.concept.cli import concept
+from everydream.tools.grid.cli import grid
 from everydream.tools.importing.cli import import_settings
 from everydream.tools.info.cli import info
 from everydream.tools.models.cli import convert, merge, prune, sample
@@ -38,6 +39,7 @@ app.command()(prune)
 app.command()(merge)
 app.command()(sample)
 app.command()(info)
+app.command()(grid)
 
 
 @app.command()

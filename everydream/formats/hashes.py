@@ -6,7 +6,7 @@ from pathlib import Path
 
 from everydream.formats.files import is_safetensors
 
-_PORTION = 1 << 20
+_PORTION, _SAMPLE = 1 << 20, 1 << 16
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
@@ -52,3 +52,20 @@ def _sha256(path: Path, start: int) -> str:
         while portion := file.read(_PORTION):
             found.update(portion)
     return found.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """Return a hash that tells weights apart without reading them whole: over sizes and three portions of each file.
+
+    Training moves every tensor a little, so two checkpoints of a run differ in it; it is no proof that files are equal.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in WEIGHTS and p.is_file())
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        found.update(f"{'' if file == path else file.relative_to(path).as_posix()} {size} ".encode())
+        with file.open("rb") as opened:
+            for start in (0, size // 2, max(size - _SAMPLE, 0)):
+                opened.seek(start)
+                found.update(opened.read(_SAMPLE))
+    return found.hexdigest()[:16]

@@ -57,7 +57,7 @@ def test_killed_and_resumed_to_the_bit(teach: Callable[..., Path], monkeypatch: 
     resumed = train_here(config, resume=last)
     assert digest(resumed) == digest(straight)
     exports = sorted((straight / "checkpoints").glob("trial-*"))
-    assert len(exports) == 2 and {path.suffix for path in exports} == {ENDINGS[name]}
+    assert len(exports) == 4 and {path.suffix for path in exports} == {ENDINGS[name], ".md"}
     for path in exports:
         assert (resumed / "checkpoints" / path.name).read_bytes() == path.read_bytes()
 

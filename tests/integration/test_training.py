@@ -90,7 +90,7 @@ def test_exports_follow_their_cadence_and_only_the_newest_stay(project: Project)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     ends = {line["epoch"] + 1: line["step"] for line in metrics_of(run)}
     stems = [f"trial-e{epoch:04d}-s{ends[epoch]:06d}" for epoch in (3, 4)]
-    assert names == ["last.ckpt", *sorted(stems + [f"{stem}.safetensors" for stem in stems])]
+    assert names == ["last.ckpt", *sorted(f"{stem}{end}" for stem in stems for end in ("", ".md", ".safetensors"))]
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     exported = [e["step"] for e in events if e["event"] == "exported" and e["path"].endswith("safetensors")]
     assert exported == [ends[2], ends[3], ends[4]]

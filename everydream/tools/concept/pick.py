@@ -14,16 +14,9 @@ import numpy as np
 from everydream.config import RunConfig
 from everydream.evaluation.heldout import Measured, measured_records
 from everydream.evaluation.measuring import compare, losses
-from everydream.methods.hypernetwork import load_into
-from everydream.methods.merging import merge_adapter
-from everydream.methods.textual_inversion import learn_files
 from everydream.models.family import Family
-from everydream.models.load import load
-from everydream.models.settings import ModelSettings
 from everydream.plan import Planned
-from everydream.tools.models.files import to_fastest_device
-from everydream.tools.models.merge import adapter_file
-from everydream.training.export import exports_in
+from everydream.tools.models.runs import with_export
 
 _MAX_IMAGES = 16
 _TIMESTEPS = 8
@@ -46,17 +39,6 @@ class Candidate:
     def has_forgotten(self) -> bool:
         """Whether the class's loss has risen beyond doubt."""
         return self.change is not None and self.change - self.margin > 0
-
-
-def exports_of(run: Path, project: str, format_name: str) -> list[tuple[int, Path]]:
-    """Return (step, path) of a run's exports in one format, the earliest first."""
-    exports = exports_in(run / "checkpoints", project)
-    return [
-        (step, path)
-        for step in sorted(exports)
-        for path in exports[step]
-        if (path.is_dir() if format_name == "diffusers" else path.suffix == f".{format_name}")
-    ]
 
 
 def measure(
@@ -93,24 +75,6 @@ def pick(candidates: Sequence[Candidate]) -> Candidate:
     if kept:
         return min(kept, key=lambda candidate: candidate.concept)
     return min(candidates, key=lambda candidate: candidate.change or 0.0)
-
-
-def with_export(config: RunConfig, path: Path | None) -> Family:
-    """Return the model as an export of the config's method has it; None: the base model."""
-    whole = path is not None and config.method in ("full", "dreambooth")
-    model = ModelSettings(path=str(path)) if whole else config.model
-    family = load(model, config.text_encoder.clip_skip, config.text_encoder.chunks)
-    if path is not None and not whole:
-        _ADDERS[config.method](family, path)
-    to_fastest_device(family)
-    return family
-
-
-_ADDERS: dict[str, Callable[[Family, Path], object]] = {
-    "lora": lambda family, path: merge_adapter(family, adapter_file(path)),
-    "textual_inversion": lambda family, path: learn_files(family, [path]),
-    "hypernetwork": lambda family, path: load_into(family, path, 1.0),
-}
 
 
 def _measured(planned: Planned, role: str) -> Measured | None:

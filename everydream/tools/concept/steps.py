@@ -10,9 +10,10 @@ from everydream.config import RunConfig, load_config
 from everydream.errors import ConfigError, ResumeError
 from everydream.formats.atomic import atomic_file, atomic_folder, format_bytes
 from everydream.methods.settings import file_name_of
-from everydream.tools.concept.pick import Candidate, exports_of, measure, pick, table
+from everydream.tools.concept.pick import Candidate, measure, pick, table
 from everydream.tools.concept.project import Concept, new_words, write_project
 from everydream.tools.models.files import size_of
+from everydream.tools.models.runs import exports_of
 from everydream.tools.prep.settings import PrepSettings
 from everydream.tools.prep.work import describe, prepare
 from everydream.tools.progress import counting

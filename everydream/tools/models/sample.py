@@ -1,15 +1,16 @@
 """`everydream sample`: prompts x seeds x guidance, from any model with any adapters."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from everydream.errors import ConfigError
 from everydream.evaluation.grids import labelled_grid
+from everydream.formats.pngs import parameters, write_png
 from everydream.methods.hypernetwork import load_into
 from everydream.methods.merging import merge_adapter
 from everydream.methods.textual_inversion import learn_files
@@ -79,12 +80,31 @@ def sample(
         if progress is not None:
             progress(done, len(names))
     out.mkdir(parents=True, exist_ok=True)
+    added = {"loras": list(loras), "embeddings": list(map(str, embeddings)), "hypernetwork": hypernetwork}
+    common = {"model": model, "clip_skip": clip_skip, **added}
     for place, picture in pictures.items():
-        Image.fromarray(picture).save(out / wanted.file_name(*place))
+        _write(out / wanted.file_name(*place), picture, wanted, place, common)
     rows = [[pictures[(number, *cell)] for cell in wanted.cells()] for number in range(len(wanted.prompts))]
     labels = [f"seed {seed}, guidance {guidance:g}" for seed, guidance in wanted.cells()]
-    Image.fromarray(labelled_grid(rows, wanted.prompts, labels, Path(model).name)).save(out / "grid.png")
+    grid = labelled_grid(rows, wanted.prompts, labels, Path(model).name)
+    write_png(out / "grid.png", grid, {**common, **asdict(wanted)})
     return out / "grid.png"
+
+
+def _write(
+    path: Path, picture: Picture, wanted: Wanted, place: tuple[int, int, float], common: Mapping[str, Any]
+) -> None:
+    """Write a picture with all that it is a function of."""
+    prompt, (height, width) = wanted.prompts[place[0]], picture.shape[:2]
+    settings = {
+        **common, "prompt": prompt, "negative": wanted.negative_prompt, "seed": place[1], "guidance": place[2],
+        "steps": wanted.steps, "sampler": wanted.sampler, "width": width, "height": height,
+    }  # fmt: skip
+    said = parameters(
+        prompt, wanted.negative_prompt, Steps=wanted.steps, Sampler=wanted.sampler, CFG_scale=f"{place[2]:g}",
+        Seed=place[1], Size=f"{width}x{height}", Model=Path(str(common["model"])).stem,
+    )  # fmt: skip
+    write_png(path, picture, settings, said)
 
 
 def prepared(
