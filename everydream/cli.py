@@ -145,6 +145,18 @@ def inspect(
 
 
 @app.command()
+def review(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    debug: Debug = False,
+) -> None:
+    """Say what a run comes to, and write its page and charts anew; also while it goes on."""
+    with told(debug):
+        from everydream.review.page import PAGE, write_review  # noqa: PLC0415
+
+        print("\n".join([*write_review(run).lines(), f"Page: {run / PAGE}"]))
+
+
+@app.command()
 def preflight(
     config: ConfigOption = None,
     overrides: Overrides = None,

@@ -6,6 +6,7 @@ Lives in the package so that `everydream train` works wherever it is installed; 
 is its door.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from everydream.methods import METHODS
 from everydream.outputs import Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, plan_run
 from everydream.preparing import clipping, fused_backward, load_family, prepare, require_fitting
-from everydream.report.run import describe_end, describe_plan
+from everydream.report.run import describe_end, describe_plan, plan_facts
+from everydream.review.history import PLAN
+from everydream.review.page import PAGE, write_review
 from everydream.training import metrics, runs, state
 from everydream.training.accumulating import Accumulator
 from everydream.training.cadence import SaveCadence
@@ -70,7 +73,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     display.say(describe_plan(planned, trainee, launch.describe(images_per_step(config)), launch.device))
     for line in changed:
         display.say(f"Changed since the checkpoint: {line}")
-    run = launch.from_main(open_run(config, resume, progress, trainee) if launch.is_main else Path())
+    run = launch.from_main(open_run(config, resume, progress, trainee, planned) if launch.is_main else Path())
     display.say(f"Run folder: {run}")
     if resume is not None:
         display.say(f"Going on after step {progress.step} of {planned.total_steps}, epoch {progress.epoch + 1}.")
@@ -131,7 +134,19 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     if failed := writer.unsaved or writer.unexported:
         raise DiskError(failed)
     display.say(describe_end(run, progress, planned.total_steps, ended_by))
+    if launch.is_main:
+        review(run, display)
     return run, ended_by
+
+
+def review(run: Path, display: Display) -> None:
+    """Write the run's page and charts, and say what they come to; the run itself is done and saved."""
+    try:
+        found = write_review(run)
+    except Exception as error:
+        display.say(f"The review could not be written ({type(error).__name__}: {error}); everydream review {run}")
+        return
+    display.say("\n".join([*found.lines(), f"Page:            {run / PAGE}"]))
 
 
 def with_made_images(
@@ -157,7 +172,7 @@ def with_made_images(
     return config
 
 
-def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee) -> Path:
+def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee: Trainee, planned: Planned) -> Path:
     """Return the run's folder, new or the one that is gone on with, once there is room for what it will hold."""
     run = runs.run_of(resume) if resume is not None else None
     # What is there already will be replaced, and needs no room a second time.
@@ -170,6 +185,9 @@ def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee
     with atomic_file(run / "config.yaml") as partial:
         text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
         partial.write_text(text, encoding="utf-8")
+    with atomic_file(run / PLAN) as partial:
+        plan = json.dumps(plan_facts(planned), ensure_ascii=False, indent=1)
+        partial.write_text(plan + "\n", encoding="utf-8", errors="surrogateescape")
     return run
 
 

@@ -35,6 +35,8 @@ def monitor_problems(
         yield "checkpoints.keep_best: has no effect, since checkpoints.formats is empty and nothing is exported."
     if stop.when is None and changed_keys("stop", stop):
         yield "stop.patience: has no effect, since stop.when is null; set it to overfit."
+    if stop.when is not None or keep_best:
+        yield from _cadence_problems(preservation, validation, control)
     for key, is_on in (("stop.when", stop.when is not None), ("checkpoints.keep_best", keep_best)):
         if is_on and not validation.images:
             yield (
@@ -54,6 +56,21 @@ def _measuring_problems(name: str, settings: PreservationSettings | ValidationSe
             yield f"{key}: has no effect, since {name}.images is 0."
     if settings.every_steps is not None and settings.every_epochs is not None:
         yield f"{name}: give one of every_steps and every_epochs, not both."
+
+
+def _cadence_problems(
+    preservation: PreservationSettings, validation: ValidationSettings, control: ControlSettings
+) -> Iterator[str]:
+    """Yield what would leave steps half measured that are to be compared."""
+    own = (validation.every_steps, validation.every_epochs)
+    also = {"preservation": (preservation.every_steps, preservation.every_epochs)} if preservation.images else {}
+    also |= {"control": (control.every_steps, None)} if control.every_steps is not None else {}
+    for name, cadence in also.items():
+        if cadence != own:
+            yield (
+                f"{name}: has another cadence than validation, and stop.when and checkpoints.keep_best compare steps "
+                "at which both are measured. Give them the same every_steps."
+            )
 
 
 def _draws_something(sources: Sequence[SourceSettings], control: ControlSettings) -> bool:

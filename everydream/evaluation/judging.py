@@ -6,7 +6,7 @@
     forgotten   change of the preservation loss, likewise, where it is above 0
     bled        how far control pictures moved towards the training images, 0 (as before) .. 1, where it is above 0
 
-The base model costs 0. The best point costs least; what a run does not measure counts as 0. All three are measured
+The base model costs 0. The best point costs least; what a run never measures counts as 0. All three are measured
 at fixed noise and seeds, so they do not wander as the training loss does, and two runs of a config agree.
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_BLED = 0.25
+_LEARNED, _FORGOTTEN, _BLED = "validation/log_change", "preservation/log_change", "control/bleed"
+_QUARTER = 0.25
 """Of pictures that became training images, as much as of a quarter more loss."""
 
 
@@ -30,7 +31,7 @@ class Point:
     @property
     def cost(self) -> float:
         """What the choice goes by; less is better."""
-        return self.learned + max(self.forgotten, 0.0) + _BLED * max(self.bled, 0.0)
+        return self.learned + max(self.forgotten, 0.0) + _QUARTER * max(self.bled, 0.0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Judge:
         self.history.setdefault(step, {}).update(numbers)
 
     def decide(self, step: int) -> Decision:
-        """Return what follows after a step; nothing where validation was not measured."""
+        """Return what follows after a step; nothing where not all was measured."""
         points = [point for point in points_of(self.history) if 0 < point.step <= step]
         if not points or points[-1].step != step:
             return Decision(False, False)
@@ -73,15 +74,13 @@ class Judge:
 
 
 def points_of(history: Mapping[int, Mapping[str, float]]) -> list[Point]:
-    """Return the points at which validation was measured, in order; the others as they were known last by then."""
-    points, forgotten, bled = [], 0.0, 0.0
-    for step in sorted(history):
-        numbers = history[step]
-        forgotten = numbers.get("preservation/log_change", forgotten)
-        bled = numbers.get("control/bleed", bled)
-        if "validation/log_change" in numbers:
-            points.append(Point(step, numbers["validation/log_change"], forgotten, bled))
-    return points
+    """Return the points of a run, in order: the steps at which validation was measured, and all else that ever was."""
+    needed = {_LEARNED} | {name for name in (_FORGOTTEN, _BLED) if any(name in look for look in history.values())}
+    return [
+        Point(step, look[_LEARNED], look.get(_FORGOTTEN, 0.0), look.get(_BLED, 0.0))
+        for step, look in sorted(history.items())
+        if needed <= look.keys()
+    ]
 
 
 def best_of(history: Mapping[int, Mapping[str, float]]) -> Point | None:

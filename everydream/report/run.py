@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from everydream.report.outline import (
     describe_shared,
     table,
 )
-from everydream.report.sources import describe_sources
+from everydream.report.sources import describe_sources, source_facts
 from everydream.training import export
 from everydream.training.lr import warmup_steps
 from everydream.training.memory import describe_memory, resolved
@@ -73,6 +74,17 @@ def _describe_group(group: ParameterGroup) -> str:
     num = sum(parameter.numel() for parameter in group.parameters)
     until = f", the first {group.epochs} epochs" if group.epochs is not None else ""
     return f"{group.part} ({num:,} parameters, lr {group.lr:g}{until})"
+
+
+def plan_facts(planned: Planned) -> dict[str, Any]:
+    """Return what a run folder keeps of the plan: sources with their draws, near duplicates, steps in all."""
+    index = planned.index
+    roots = dict(zip(index.names, index.roots, strict=True))
+    return {
+        "sources": [{**fact, "root": roots[fact["name"]]} for fact in source_facts(planned)],
+        "twins": [[index.key(record) for record in group] for group in planned.kin],
+        "total_steps": planned.total_steps,
+    }
 
 
 def describe_end(run: Path, progress: Progress, total_steps: int, ended_by: int | None) -> str:

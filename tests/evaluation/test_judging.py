@@ -35,21 +35,22 @@ def test_the_least_cost_is_the_best_and_patience_ends_a_run() -> None:
 
 def test_forgetting_and_bleeding_count_and_keeping_earns_nothing() -> None:
     judge = Judge(None)
-    decisions(judge, [look(0.0, 0.0), look(-0.1, 0.0, 0.0), look(-0.2, 0.03, 0.4), look(-0.15, -0.1, -0.5)])
+    decisions(judge, [look(0.0, 0.0, 0.0), look(-0.1, 0.0, 0.0), look(-0.2, 0.03, 0.4), look(-0.15, -0.1, -0.5)])
     costs = [point.cost for point in points_of(judge.history)]
     assert costs == pytest.approx([0.0, -0.1, -0.2 + 0.03 + 0.1, -0.15])
     best = best_of(judge.history)
     assert best is not None and best.step == 30
 
 
-def test_what_is_not_measured_at_a_step_is_as_it_was_known_last() -> None:
+def test_a_point_is_where_all_was_measured() -> None:
     judge = Judge(None)
     judge.note(0, look(0.0, 0.0, 0.0))
     judge.note(5, {"control/bleed": 0.8})
     judge.note(10, look(-0.1))
-    judge.note(12, {"moved/unet": 0.1})
-    assert [(point.step, point.bled) for point in points_of(judge.history)] == [(0, 0.0), (10, 0.8)]
-    assert judge.decide(12) == Decision(False, False), "nothing was validated there"
+    judge.note(15, {"moved/unet": 0.1})
+    judge.note(20, look(-0.05, 0.01, 0.1))
+    assert [point.step for point in points_of(judge.history)] == [0, 20], "a failed monitor makes no step a better one"
+    assert judge.decide(10) == Decision(False, False) and judge.decide(20) == Decision(True, False)
     again = Judge(None)
     again.load_state_dict(judge.state_dict())
     assert again == judge and best_of({}) is None

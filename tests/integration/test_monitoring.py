@@ -28,6 +28,11 @@ EVERY = {
 }
 
 
+TOGETHER = {name: {**EVERY[name], "every_steps": 2} for name in ("validation", "preservation", "control")} | {
+    name: EVERY[name] for name in ("samples", "ema")
+}
+
+
 def of(run: Path, name: str) -> dict[int, dict[str, Any]]:
     """Return the lines that hold a number of this name, by step."""
     return {line["step"]: line for line in lines_of(run) if name in line}
@@ -43,7 +48,7 @@ def test_killed_and_resumed_with_everything_on_is_the_same_to_the_byte(
     from everydream.training import accumulating
 
     config = project(
-        **EVERY, checkpoints={"every_steps": 3, "keep_best": True, "keep": 1, "formats": ["safetensors"]},
+        **TOGETHER, checkpoints={"every_steps": 3, "keep_best": True, "keep": 1, "formats": ["safetensors"]},
         stop={"when": "overfit", "patience": 9},
     )  # fmt: skip
     straight = train_here(config)
@@ -187,7 +192,7 @@ def test_an_alarm_is_told_once(project: Project, capfd: pytest.CaptureFixture[st
     events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     alarms = [event for event in events if event["event"] == "alarm"]
     assert [event["alarm"] for event in alarms].count("text encoder too fast") == 1
-    assert capfd.readouterr().err.count("text encoder too fast: A text encoder has moved") == 1
+    assert capfd.readouterr().err.count("Alarm at step") == len(alarms)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged = EventAccumulator(str(next((run / "trackers").rglob("events.out*")).parent)).Reload()
@@ -222,6 +227,10 @@ def test_by_default_measuring_takes_a_twentieth(project: Project, capfd: pytest.
         (
             {"checkpoints": {"keep_best": True, "formats": []}, "validation": {"images": 2}},
             r"checkpoints\.keep_best: has no effect, since checkpoints\.formats is empty",
+        ),
+        (
+            {"validation": {"images": 2}, "preservation": {"images": 2, "every_steps": 9}, "stop": {"when": "overfit"}},
+            r"preservation: has another cadence than validation.*Give them the same every_steps",
         ),
         ({"control": {"captions": 2}}, r"control\.captions: has no effect, since control\.every_steps is null"),
         ({"control": {"every_steps": 5, "features": "nowhere"}}, r"control\.features: there is nothing at"),
