@@ -342,8 +342,11 @@ def test_two_processes_measure_as_one(project: Project, tmp_path: Path) -> None:
     from integration.test_processes import TORCHRUN, launch_two
 
     config = project(
-        preservation={"images": 2, "every_steps": 2}, train={"epochs": 2, "batch_size": 3}, data={"workers": 1}
-    )
+        preservation={"images": 2, "every_steps": 2}, validation={"images": 2, "every_steps": 2},
+        control={"every_steps": 2, "captions": 1}, samples={"steps": 1, "guidance": [1.0]}, ema={"decay": 0.9},
+        checkpoints={"keep_best": True, "formats": ["safetensors"]}, stop={"when": "overfit", "patience": 50},
+        train={"epochs": 2, "batch_size": 3}, data={"workers": 1},
+    )  # fmt: skip
     one = train_here(config)
     one.parent.rename(tmp_path / "one")
     said = launch_two(TORCHRUN, "--config", config)
@@ -353,3 +356,10 @@ def test_two_processes_measure_as_one(project: Project, tmp_path: Path) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a["preservation/loss"] == pytest.approx(b["preservation/loss"], rel=1e-3)
     assert said.count("Preservation at step 0: ") == 1
+    both = [{line["step"]: line for line in lines_of(run) if "validation/loss" in line or "control/bleed" in line}
+            for run in (tmp_path / "one" / one.name, two)]  # fmt: skip
+    assert both[0].keys() == both[1].keys() and len(both[0]) > 3
+    for step, line in both[0].items():
+        assert line == pytest.approx(both[1][step], rel=1e-2, abs=1e-3)
+    seen = [metrics_of(run)[-1]["seen/mine"] for run in (tmp_path / "one" / one.name, two)]
+    assert seen[0] == seen[1] > 0

@@ -95,7 +95,7 @@ TRUTH_ALONE = [{**SOURCES[0], "draws": 100}]
     [
         (GOOD, {}, None),
         ({0: look(0.0), 50: look(-0.2), 75: look(-0.3), 100: look(-0.4)}, {}, "train longer, or at a higher rate"),
-        ({**GOOD, 100: look(-0.3, gap=0.2)}, {}, "18% further down than on others: learned by heart. Stop near step 50"),
+        ({**GOOD, 100: look(-0.3, gap=0.2)}, {}, "18% further down than on others: learned by heart. Stop near"),
         ({**GOOD, 100: look(-0.3, gap=0.04)}, {}, None),
         ({**GOOD, 100: look(-0.3, kept=0.1)}, {}, "suffered beyond doubt: more ground truth (it is 10% of the draws)"),
         ({**GOOD, 100: look(-0.3, kept=0.1)}, {"sources": TRUTH_ALONE}, "beyond doubt: ground truth, a quarter of the"),
