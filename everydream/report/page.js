@@ -175,7 +175,9 @@
   at("close").addEventListener("click", () => at("large").close());
   at("before").addEventListener("click", () => turn(-1));
   at("after").addEventListener("click", () => turn(1));
-  at("large").addEventListener("keydown", (event) => {
+  // Of the document: what had the focus may have been replaced.
+  document.addEventListener("keydown", (event) => {
+    if (!at("large").open) { return; }
     if (event.key === "ArrowLeft") { turn(-1); }
     if (event.key === "ArrowRight") { turn(1); }
   });

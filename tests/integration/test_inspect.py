@@ -85,8 +85,18 @@ def test_an_empty_folder_says_so(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs are not beside this checkout")
 def test_a_real_users_folder(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    run_cli("inspect", SHARED / "captionsets" / "mickey1928", "--json", out)
+    html = tmp_path / "report.html"
+    said = run_cli("inspect", SHARED / "captionsets" / "mickey1928", "--json", out, "--html", html)
     report = json.loads(out.read_text(encoding="utf-8"))
     assert len(report["images"]) == 74 and not report["rejected"]
     misnamed = [image for image in report["images"] if any("its name says png" in w for w in image["warnings"])]
     assert len(misnamed) == 9
+    assert "9 files hold another format than their name says" in said.stdout
+    assert "42 of 74 images share 6 captions" in said.stdout
+    found = [(item["kind"], [Path(member["path"]).stem for member in item["members"]]) for item in report["duplicates"]]
+    assert found == [
+        ("alike", ["Mickey and Minnie (7)", "Mickey and Minnie (8)"]),
+        ("alike", ["Mickey with a hat (2)", "Mickey with a hat (3)"]),
+    ]
+    page = html.read_text(encoding="utf-8")
+    assert len(page) < 2_000_000 and page.count("data:image/jpeg;base64,") == 74
