@@ -62,7 +62,7 @@ def images(work: Path, count: int) -> Path:
 def run(folder: Path, work: Path) -> tuple[float, float]:
     """Return (wall seconds, CPU seconds) of one inspection."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    outputs = ["--html", work / "report.html", "--json", work / "report.json", "--cache", work / "cache"]
+    outputs = ["--html", work / "report.html", "--cache", work / "cache"]
     subprocess.run(
         [sys.executable, "-m", "everydream.cli", "inspect", folder, "train.batch_size=8", *outputs],
         check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -82,8 +82,7 @@ def main() -> None:
     for what in ("cold", "warm", "warm"):
         wall, cpu = run(folder, arguments.work)
         print(f"{what}: {wall:.1f} s, {cpu:.1f} s of CPU", flush=True)
-    for file in ("report.html", "report.json"):
-        print(f"{file}: {(arguments.work / file).stat().st_size / 1e6:.1f} MB")
+    print(f"report.html: {(arguments.work / 'report.html').stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -187,6 +188,7 @@ def _formats() -> list[str]:
     return [*_FORMATS, "HEIF"] if _has_heif() else list(_FORMATS)
 
 
+@cache  # a failed import is looked for anew each time, in every folder of the path
 def _has_heif() -> bool:
     try:
         import pillow_heif  # noqa: PLC0415 - an optional plug-in, looked for only here

@@ -246,11 +246,16 @@ def lint(caption: str, stem: str) -> list[str]:
         found.append("holds what looks like a hash")
     if _PLACEHOLDER.search(caption):
         found.append("holds a lone S or C, as JoePenna's templates do")
-    odd = sorted({f"U+{ord(char):04X}" for char in caption if unicodedata.category(char) == "Cc"}
-                 | {f"U+{ord(char):04X}" for char in _INVISIBLE.findall(caption)})  # fmt: skip
-    if odd:
+    if odd := _odd_characters(caption):
         found.append(f"holds control or invisible characters ({', '.join(odd)})")
     return found + [f"tags that differ only in case or plural: {' / '.join(twins)}" for twins in _twin_tags(caption)]
+
+
+def _odd_characters(caption: str) -> list[str]:
+    if caption.isprintable() and "\ufffd" not in caption:
+        return []  # nearly always, and much sooner known
+    odd = {char for char in caption if unicodedata.category(char) == "Cc"} | set(_INVISIBLE.findall(caption))
+    return sorted(f"U+{ord(char):04X}" for char in odd)
 
 
 def _twin_tags(caption: str) -> list[list[str]]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +36,7 @@ CREATE TABLE IF NOT EXISTS looks (
 CREATE TABLE IF NOT EXISTS pages (path BLOB PRIMARY KEY, stamp TEXT, jpeg BLOB);
 CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value TEXT);
 """
-_FEW = 48
+_FEW = 150
 """Up to this many images are looked at by this process: starting others takes longer."""
 _PORTION = 24
 _WAIT_S = 30.0
@@ -196,22 +197,23 @@ def _looked_at(
 ) -> Iterator[tuple[Sequence[Wanted], Sequence[tuple[Look, bytes] | None]]]:
     """Yield portions of the files with what is seen of each; by several processes where there are many."""
     portions = [wanted[start : start + _PORTION] for start in range(0, len(wanted), _PORTION)]
-    done = 0
-    workers = min(os.cpu_count() or 1, len(portions))
+    done, workers = 0, os.cpu_count() or 1
     if len(wanted) > _FEW and workers > 1:
-        with suppress(BrokenProcessPool), _processes(workers) as pool:
+        # Never forks of this process: it may hold threads and a model library.
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts)
+        try:
             tasks = ([item.path for item in portion] for portion in portions)
-            for portion, seen in zip(portions, pool.map(look_at_all, tasks, [background] * len(portions)), strict=True):
-                yield portion, seen
+            for seen in pool.map(look_at_all, tasks, [background] * len(portions)):
+                yield portions[done], seen
                 done += 1
+        except BrokenProcessPool:
+            pass  # what killed it kills this process or does not; the scan has decoded the same files
+        finally:
+            pool.shutdown(cancel_futures=True)
     for portion in portions[done:]:
         yield portion, look_at_all([item.path for item in portion], background)
 
 
-def _processes(workers: int) -> ProcessPoolExecutor:
-    # Never forks of this process: it may hold threads and a model library.
-    method = "spawn" if sys.platform == "win32" else "forkserver"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([look_at_all.__module__])
-    return ProcessPoolExecutor(workers, context)
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C to the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

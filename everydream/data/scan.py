@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import astuple
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -210,7 +209,7 @@ def _digest(candidate: Candidate, found: Probe, mask: str) -> int:
     """Hash what matters for training; of the content three blocks, so that a scan need not read every byte."""
     digest = hashlib.blake2b(digest_size=8)
     size, blocks = _sampled_content(candidate.file)
-    *resolved, group = astuple(candidate.resolved)
+    *resolved, group = vars(candidate.resolved).values()
     facts = (candidate.path, found.width, found.height, candidate.captions, tuple(resolved), size)
     # Apart, and only where they are used: digests without them are those of older checkpoints.
     newer = [ascii((group, candidate.grammar)).encode()] if group or candidate.grammar else []

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from everydream.data.captions import split_tags
@@ -17,11 +18,13 @@ RECURRING = 0.5
 """A phrase in at least this share of a source's captions recurs."""
 _FEW_CAPTIONS = 5
 _LONGEST = 8
+_CAPTIONS_KEPT = 100_000
 
 
-def words_of(caption: str) -> list[str]:
+@lru_cache(_CAPTIONS_KEPT)  # each of the facts asks anew
+def words_of(caption: str) -> tuple[str, ...]:
     """Return the words of a caption in lower case, without punctuation."""
-    return [word.casefold() for word in _WORD.findall(caption)]
+    return tuple(_WORD.findall(caption.casefold()))
 
 
 def frequencies(captions: Iterable[str]) -> dict[str, Any]:

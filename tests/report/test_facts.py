@@ -44,7 +44,7 @@ def test_words_and_tags_are_counted_once_a_caption():
     found = frequencies(captions)
     assert found["words"] == [["big", 2], ["dog", 2], ["red", 2], ["cat", 1]] and found["num_words"] == 4
     assert found["tags"] == [["big", 2], ["a red dog", 1], ["red", 1], ["the red cat", 1]]
-    assert words_of("It's a well-known 日本語_x!") == ["it's", "a", "well-known", "日本語", "x"]
+    assert words_of("It's a well-known 日本語_x!") == ("it's", "a", "well-known", "日本語", "x")
 
 
 def test_what_recurs_in_most_captions_is_the_longest_phrase():
