@@ -1,7 +1,7 @@
 """The facts in sentences: what is wrong, what it means and what to do, worst first.
 
 A finding is a dictionary: `level` (problem, warning, note), `kind` (one of a few words, stable), `text`, `advice`, and
-`images`, the ids of those concerned where they are few enough to be of use.
+`images`, the ids (source/path) of those concerned.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ from everydream.report.words import RECURRING
 LEVELS = ("problem", "warning", "note")
 _NAMED = 3
 _REPEATED_SHARE = 0.1
-_IMAGES = 500
 _MUCH_CUT = 0.1
 _SMALL_SHARE = 0.9
 _ALWAYS_WARNED = ("two captions", "invisible characters", "hash in caption", "camera name")
@@ -32,7 +31,7 @@ def findings(facts: dict[str, Any]) -> list[Finding]:
 
 
 def _finding(level: str, kind: str, text: str, advice: str, images: list[str] | None = None) -> Finding:
-    return {"level": level, "kind": kind, "text": text, "advice": advice, "images": (images or [])[:_IMAGES]}
+    return {"level": level, "kind": kind, "text": text, "advice": advice, "images": images or []}
 
 
 def _ids(cluster: dict[str, Any]) -> list[str]:

@@ -24,8 +24,12 @@ def test_a_config_as_json(project: Callable[..., Path], tmp_path: Path) -> None:
     words = " ".join(f"word{i}" for i in range(60))
     (tmp_path / "mine" / "long.txt").write_text(f"{words} the tail that is lost", encoding="utf-8")
     out = tmp_path / "report.json"
-    done = run_cli("inspect", "--config", config, "--json", out)
+    html, cache = tmp_path / "report.html", tmp_path / "seen"
+    done = run_cli("inspect", "--config", config, "--json", out, "--html", html, "--cache", cache)
     report = json.loads(out.read_text(encoding="utf-8"))
+    assert html.read_text(encoding="utf-8").startswith("<!doctype html>") and f"Page written to {html}" in done.stdout
+    assert [path.suffix for path in cache.iterdir()] == [".sqlite"]
+    assert "problem: 1 files cannot be used and are left out." in done.stdout
 
     by_path = {(image["source"], image["path"]): image for image in report["images"]}
     assert len(by_path) == len(report["images"]) == 6 + 2 + 5
