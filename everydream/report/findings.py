@@ -48,7 +48,7 @@ def _rejected(facts: dict[str, Any]) -> Iterator[Finding]:
         yield _finding(
             "problem",
             "rejected",
-            f"{count} files cannot be used and are left out.",
+            f"Files that cannot be used, and are left out: {count}.",
             "Repair or remove them; the list gives each one's reason.",
         )
 
@@ -59,7 +59,7 @@ def _leaks(facts: dict[str, Any]) -> Iterator[Finding]:
         yield _finding(
             "problem",
             "leak",
-            f"{len(leaks)} pictures are trained and also held out or measured.",
+            f"Pictures that are trained and also held out or measured: {len(leaks)}.",
             "What was trained measures nothing: remove one of each, or give other images to measure.",
             images,
         )
@@ -73,11 +73,11 @@ def _sources(facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _duplicates(facts: dict[str, Any]) -> Iterator[Finding]:
     texts = {
-        "same": ("{} files are there several times ({} in all).", "Remove the copies, or count them in repeats."),
-        "near": ("{} pictures are there in several versions ({} files in all).", "Keep the best of each."),
-        "alike": ("{} groups are slightly different crops or frames of one scene ({} images in all).",
+        "same": ("Files that are there several times: {} ({} in all).", "Remove the copies, or count them in repeats."),
+        "near": ("Pictures in several versions: {} ({} files in all).", "Keep the best of each."),
+        "alike": ("Slightly different crops, or frames of one scene: {} groups ({} images in all).",
                   "Fine where it is meant; each group is drawn as often as its images together."),
-        "mirrored": ("{} pictures have a mirror image beside them ({} images in all).",
+        "mirrored": ("Pictures with a mirror image beside them: {} ({} images in all).",
                      "Remove it and set data.flip_p, unless left and right matter."),
     }  # fmt: skip
     for kind, (text, advice) in texts.items():
@@ -92,7 +92,7 @@ def _duplicates(facts: dict[str, Any]) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "duplicates: across",
-            f"{len(across)} pictures are in several sources: {_some(pairs)}",
+            f"Pictures in several sources: {len(across)} ({_some(pairs)}).",
             "Each is drawn for all of them; leave it in one.",
             [image for cluster in across for image in _ids(cluster)],
         )
@@ -107,7 +107,7 @@ def _captions(facts: dict[str, Any]) -> Iterator[Finding]:
             yield _finding(
                 "warning",
                 "captions: repeated",
-                f"{name}: {many} of {source['images']} images share {len(repeated)} captions: {shown}.",
+                f"{name}: {many} of {source['images']} images have a caption that others have too: {shown}.",
                 "Say what differs from image to image: what is not captioned is learned as the subject.",
             )
         if source["variants"]:
@@ -154,7 +154,7 @@ def _learned(facts: dict[str, Any]) -> Iterator[Finding]:
 def _tokens(facts: dict[str, Any]) -> Iterator[Finding]:
     lengths = facts["tokens"]
     if lengths["cut"]:
-        text = f"{lengths['cut']} captions are longer than {lengths['most']} tokens; their ends are lost."
+        text = f"Captions longer than {lengths['most']} tokens, whose ends are lost: {lengths['cut']}."
         level = "warning" if lengths["cut"] >= _MUCH_CUT * lengths["captions"] else "note"
         yield _finding(level, "captions: cut", text, "Shorten them, or set text_encoder.chunks to read more of them.")
     for name, source in facts["captions"].items():
@@ -180,7 +180,7 @@ def _balance(facts: dict[str, Any]) -> Iterator[Finding]:
         yield _finding(
             "note",
             "balance",
-            f"{named[0]} is drawn {most['draws']} times an epoch, {named[1]} {least['draws']} times.",
+            f"Draws an epoch differ: {named[0]} {most['draws']}, {named[1]} {least['draws']}.",
             advice,
         )
 
@@ -202,20 +202,20 @@ def _batches(facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 _OF_IMAGES = {
-    "enlarged": ("{} images are smaller than their bucket and are enlarged.",
+    "enlarged": ("Images smaller than their bucket, which are enlarged: {}.",
                  "Blur is learned too: use larger originals, or a smaller data.resolution."),
-    "cropped": ("{} images lose more than a third to the crop.", "Cut them yourself, or raise data.max_aspect."),
-    "misnamed": ("{} files hold another format than their name says.", "They train; other tools may refuse them."),
-    "two captions": ("{} images have two captions that differ.", "Delete the one that is wrong."),
-    "invisible characters": ("{} captions hold invisible characters, which the text encoder sees.", "Delete them."),
-    "hash in caption": ("{} captions hold what looks like a hash.", "Write captions, or rename the files."),
-    "lone S or C": ("{} captions hold a lone S or C.", "If they are JoePenna's templates: captions: joepenna."),
-    "tags twice": ("{} captions have a tag twice, in another case or number.", "Keep one of each."),
-    "camera name": ("{} captions are names that a camera gave.", "Write captions, or rename the files."),
-    "number as caption": ("{} captions are only numbers.", "Write captions, or rename the files."),
-    "copy's name": ("{} captions end as the name of a copy does, such as (1).", "Put _ before it, or use a .txt file."),
-    "several frames": ("{} files have several frames; the first is used.", "Save the one you want as an image."),
-    "other": ("{} images have other warnings.", "They are listed with the images."),
+    "cropped": ("Images that lose more than a third to the crop: {}.", "Cut them yourself, or raise data.max_aspect."),
+    "misnamed": ("Files of another format than their name says: {}.", "They train; other tools may refuse them."),
+    "two captions": ("Images with two captions that differ: {}.", "Delete the one that is wrong."),
+    "invisible characters": ("Captions with invisible characters, which the text encoder sees: {}.", "Delete them."),
+    "hash in caption": ("Captions with what looks like a hash: {}.", "Write captions, or rename the files."),
+    "lone S or C": ("Captions with a lone S or C: {}.", "If they are JoePenna's templates: captions: joepenna."),
+    "tags twice": ("Captions with a tag twice, in another case or number: {}.", "Keep one of each."),
+    "camera name": ("Captions that are names a camera gave: {}.", "Write captions, or rename the files."),
+    "number as caption": ("Captions that are only a number: {}.", "Write captions, or rename the files."),
+    "copy's name": ("Captions that end as the name of a copy does, such as (1): {}.", "Put _ before it, or use a .txt file."),
+    "several frames": ("Files with several frames, of which the first is used: {}.", "Save the one you want as an image."),
+    "other": ("Images with other warnings: {}.", "They are listed with the images."),
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def test_a_config_as_json(project: Callable[..., Path], tmp_path: Path) -> None:
     report = json.loads(out.read_text(encoding="utf-8"))
     assert html.read_text(encoding="utf-8").startswith("<!doctype html>") and f"Page written to {html}" in done.stdout
     assert [path.suffix for path in cache.iterdir()] == [".sqlite"]
-    assert "problem: 1 files cannot be used and are left out." in done.stdout
+    assert "problem: Files that cannot be used, and are left out: 1." in done.stdout
 
     by_path = {(image["source"], image["path"]): image for image in report["images"]}
     assert len(by_path) == len(report["images"]) == 6 + 2 + 5
@@ -95,8 +95,8 @@ def test_a_real_users_folder(tmp_path: Path) -> None:
     assert len(report["images"]) == 74 and not report["rejected"]
     misnamed = [image for image in report["images"] if any("its name says png" in w for w in image["warnings"])]
     assert len(misnamed) == 9
-    assert "9 files hold another format than their name says" in said.stdout
-    assert "42 of 74 images share 6 captions" in said.stdout
+    assert "Files of another format than their name says: 9." in said.stdout
+    assert "42 of 74 images have a caption that others have too" in said.stdout
     found = [(item["kind"], [Path(member["path"]).stem for member in item["members"]]) for item in report["duplicates"]]
     assert found == [
         ("alike", ["Mickey and Minnie (7)", "Mickey and Minnie (8)"]),

@@ -189,4 +189,4 @@ def test_findings_are_worst_first_and_say_what_to_do():
     assert by_kind["leak"]["images"] == ["mine/a", "mine/b"] and by_kind["leak"]["level"] == "problem"
     assert by_kind["learned: background"]["text"] == "s: 38 of 60 images have a white background."
     assert "train.batch_size=5 fills 100 %" in by_kind["batches"]["advice"]
-    assert by_kind["enlarged"]["text"].startswith("4 images") and by_kind["enlarged"]["level"] == "warning"
+    assert by_kind["enlarged"]["text"].endswith(": 4.") and by_kind["enlarged"]["level"] == "warning"

@@ -88,7 +88,7 @@ def test_a_picture_that_is_trained_and_measured_is_a_problem(tmp_path: Path) -> 
     assert leak["level"] == "problem" and leak["images"][0] == "set/a picture of thing 1_(1).png"
     assert report["duplicates"][0]["parts"] == ["measured", "training"] and report["duplicates"][0]["leak"]
     first = describe_findings(report)[0]
-    assert first.startswith("problem: 1 pictures are trained and also held out or measured. What was trained")
+    assert first.startswith("problem: Pictures that are trained and also held out or measured: 1. What was trained")
     assert "trained and measured" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
