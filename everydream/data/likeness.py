@@ -4,8 +4,9 @@
 
 A hash alone takes drawings on flat backgrounds for one another and misses the frames of one film shot. So candidates
 are taken from far (Hamming distance) and confirmed by the cosine between the differences of neighbouring pixels of
-their small pictures (`edges`), which do not change with brightness. Measured on photos: encoded anew or scaled
-0.97 and more, brighter or darker 0.93 and more, 3 % cropped from each side 0.5 to 0.9, unlike photos below 0.35.
+their small pictures (`edges`), which do not change with brightness. Measured on 144 photos: encoded anew or halved, all
+are found; 30 % brighter or darker, 92 % and more; 3 % cropped from each side, 92 %; 5 %, 55 %; in grey, 97 %; of the
+10,296 pairs of unlike photos none.
 
 Each image of a cluster is like its first one: likeness is not handed on from image to image, or a film would be one.
 """

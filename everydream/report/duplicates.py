@@ -6,6 +6,8 @@ from typing import Any
 from everydream.data.likeness import Cluster
 from everydream.plan import Planned
 
+APART = frozenset({"held out", "measured"})
+"""The parts of a run that are not trained."""
 Place = dict[str, Any]
 """Where an image is: `source`, `path`, `part` (training, ground truth, class, held out or measured), `record`."""
 
@@ -28,6 +30,11 @@ def places_of(planned: Planned) -> list[Place]:
     return found
 
 
+def measured_first(places: Sequence[Place]) -> list[int]:
+    """Return the order in which to compare: each image of a cluster is like its first, so leaks show from there."""
+    return sorted(range(len(places)), key=lambda number: places[number]["part"] not in APART)
+
+
 def duplicates(places: Sequence[Place], clusters: Sequence[Cluster]) -> list[dict[str, Any]]:
     """Return the clusters of images that show the same picture: kind, members, and the parts that they join.
 
@@ -37,12 +44,11 @@ def duplicates(places: Sequence[Place], clusters: Sequence[Cluster]) -> list[dic
     for cluster in clusters:
         members = [places[member] for member in cluster.members]
         parts = sorted({str(member["part"]) for member in members})
-        apart = {"held out", "measured"}
         found.append({
             "kind": cluster.kind,
             "members": members,
             "parts": parts,
             "sources": sorted({str(member["source"]) for member in members}),
-            "leak": bool(apart & set(parts)) and bool(set(parts) - apart) and cluster.kind != "mirrored",
+            "leak": bool(APART & set(parts)) and bool(set(parts) - APART) and cluster.kind != "mirrored",
         })  # fmt: skip
     return sorted(found, key=lambda item: (not item["leak"], -len(item["members"]), item["members"][0]["path"]))

@@ -207,14 +207,14 @@ _OF_IMAGES = {
     "cropped": ("Images that lose more than a third to the crop: {}.", "Cut them yourself, or raise data.max_aspect."),
     "misnamed": ("Files of another format than their name says: {}.", "They train; other tools may refuse them."),
     "two captions": ("Images with two captions that differ: {}.", "Delete the one that is wrong."),
-    "invisible characters": ("Captions with invisible characters, which the text encoder sees: {}.", "Delete them."),
+    "invisible characters": ("Captions with invisible characters, which are read too: {}.", "Delete them."),
     "hash in caption": ("Captions with what looks like a hash: {}.", "Write captions, or rename the files."),
     "lone S or C": ("Captions with a lone S or C: {}.", "If they are JoePenna's templates: captions: joepenna."),
     "tags twice": ("Captions with a tag twice, in another case or number: {}.", "Keep one of each."),
     "camera name": ("Captions that are names a camera gave: {}.", "Write captions, or rename the files."),
     "number as caption": ("Captions that are only a number: {}.", "Write captions, or rename the files."),
-    "copy's name": ("Captions that end as the name of a copy does, such as (1): {}.", "Put _ before it, or use a .txt file."),
-    "several frames": ("Files with several frames, of which the first is used: {}.", "Save the one you want as an image."),
+    "copy's name": ("Captions that end as copies do, such as (1): {}.", "Put _ before it, or use a .txt file."),
+    "several frames": ("Files with several frames; the first is used: {}.", "Save the one you want as an image."),
     "other": ("Images with other warnings: {}.", "They are listed with the images."),
 }  # fmt: skip
 

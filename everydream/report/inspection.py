@@ -17,7 +17,7 @@ from everydream.plan import Planned
 from everydream.report.balance import subjects, suggested
 from everydream.report.buckets import bucket_map
 from everydream.report.colours import backgrounds, dominant_colours, recurring_backgrounds
-from everydream.report.duplicates import duplicates, places_of
+from everydream.report.duplicates import duplicates, measured_first, places_of
 from everydream.report.findings import findings
 from everydream.report.images import image_warnings
 from everydream.report.lint import misspelled, repeated_captions, tag_variants
@@ -33,7 +33,7 @@ from everydream.report.page import embedded_pictures, page_data, render
 from everydream.report.sources import describe_sources, source_facts
 from everydream.report.steps import accumulations, arithmetic, batch_sizes, group_draws, last_run, saves
 from everydream.report.tokens import lengths, names_of_subjects
-from everydream.report.words import frequencies, recurring_phrases
+from everydream.report.words import frequencies, recurring_phrases, words_of
 
 _OF_A_KIND = 3
 _MOST_FINDINGS = 12
@@ -81,8 +81,12 @@ def full_report(
     facts["buckets"] = bucket_map(planned)
     each = [num_tokens[caption] for caption in captions]
     facts["tokens"] = {**lengths(each, planned.config.text_encoder.chunks), "captions": len(each), "each": each}
-    facts["duplicates"] = duplicates(places_of(planned), known_clusters(looks, seen))
+    places = places_of(planned)
+    order = measured_first(places)
+    ordered = [places[number] for number in order]
+    facts["duplicates"] = duplicates(ordered, known_clusters(looks, [seen[number] for number in order]))
     facts["captions"], facts["colours"] = {}, {}
+    learned = {part for word in planned.config.textual_inversion.words for part in words_of(word.token)}
     background_N = backgrounds(seen[: len(index)])
     for number, (name, source) in enumerate(zip(index.names, data.sources, strict=True)):
         records = [record for record, own in enumerate(index.source_N.tolist()) if own == number]
@@ -92,7 +96,7 @@ def full_report(
             "own": source.caption_rule in OWN_CAPTIONS and source.role != "class",
             "repeated": repeated_captions(own), "variants": tag_variants(own),
             "misspelled": misspelled(own, reader.pieces), "phrases": recurring_phrases(own),
-            "names": names_of_subjects(source, own, reader), **frequencies(own),
+            "names": names_of_subjects(source, own, reader, learned), **frequencies(own),
         }  # fmt: skip
         facts["colours"][name] = {
             "role": source.role, "images": len(own),

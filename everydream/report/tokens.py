@@ -1,6 +1,6 @@
 """How long captions are to the text encoder, which ones it reads to their end, and how it reads a subject's name."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,17 +31,21 @@ def lengths(num_tokens: Sequence[int], chunks: int) -> dict[str, Any]:
     }
 
 
-def names_of_subjects(source: SourceSettings, captions: Sequence[str], reader: TokenReader) -> list[dict[str, Any]]:
+def names_of_subjects(
+    source: SourceSettings, captions: Sequence[str], reader: TokenReader, learned: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Return the words that name a source's subject with the pieces that the text encoder reads.
 
-    The source's `token` where it has one, else the words in at least half of its captions. Only a `token` is judged:
-    a caption's words may well be ordinary.
+    The source's `token` where it has one, else the words in at least half of its captions, without those of `learned`,
+    which textual inversion makes tokens of their own. Only a `token` is told that it is an ordinary word: a caption's
+    words may well be ordinary.
     """
     rows = []
     own = [(source.token, len(captions))] if source.token else []
-    for word, count in own or recurring_words(captions, _NAMES)[:_LISTED]:
+    others = [row for row in recurring_words(captions, _NAMES) if row[0] not in learned]
+    for word, count in own or others[:_LISTED]:
         pieces = reader.pieces(word)
         row: dict[str, Any] = {"word": word, "captions": count, "pieces": pieces}
-        problem = token_problem(word, pieces, reader.rank_of) if source.token else None
+        problem = token_problem(word, pieces, reader.rank_of) if own or len(pieces) > 1 else None
         rows.append(row | ({"problem": problem} if problem else {}))
     return rows

@@ -12,7 +12,7 @@ from everydream.models.common.tokenizer_files import PACKAGED
 from everydream.report.balance import suggested
 from everydream.report.buckets import crop_window
 from everydream.report.colours import backgrounds, dominant_colours, recurring_backgrounds
-from everydream.report.duplicates import duplicates
+from everydream.report.duplicates import duplicates, measured_first
 from everydream.report.findings import LEVELS, findings
 from everydream.report.images import KINDS, kind_of
 from everydream.report.lint import misspelled, repeated_captions, tag_variants, token_problem
@@ -81,6 +81,9 @@ def test_names_of_subjects(reader):
     assert row["pieces"] == ["dog</w>"] and row["captions"] == 4 and "ordinary word" in row["problem"]
     rows = names_of_subjects(SourceSettings(path="x"), ["a dog", "the dog runs", "a cat"], reader)
     assert rows == [{"word": "dog", "captions": 2, "pieces": ["dog</w>"]}]
+    (row,) = names_of_subjects(SourceSettings(path="x"), ["a theredcarpetman", "his theredcarpetman"], reader)
+    assert row["problem"].startswith('"theredcarpetman" is read as 5 common pieces (the red car pet man)')
+    assert names_of_subjects(SourceSettings(path="x"), ["theredcarpetman"] * 2, reader, {"theredcarpetman"}) == []
 
 
 def test_lengths_of_captions():
@@ -120,6 +123,7 @@ def test_duplicates_across_what_is_trained_and_measured_come_first():
     assert [item["leak"] for item in found] == [True, False, False]
     assert found[0]["parts"] == ["ground truth", "held out"] and found[0]["sources"] == ["real"]
     assert [item["kind"] for item in found] == ["same", "near", "mirrored"]
+    assert measured_first(places) == [3, 0, 1, 2, 4]
 
 
 def test_suggested_repeats_even_out_the_draws():

@@ -85,7 +85,10 @@ def test_a_picture_that_is_trained_and_measured_is_a_problem(tmp_path: Path) -> 
     planned = planned_of(tmp_path, {"path": str(tmp_path / "set")}, preservation=preservation)
     report = inspect_run(planned, tmp_path / "cache", tmp_path / "page.html")
     (leak,) = [finding for finding in report["findings"] if finding["kind"] == "leak"]
-    assert leak["level"] == "problem" and leak["images"][0] == "set/a picture of thing 1_(1).png"
+    assert leak["level"] == "problem" and leak["images"] == [
+        "preservation.path/a copy.png",
+        "set/a picture of thing 1_(1).png",
+    ]
     assert report["duplicates"][0]["parts"] == ["measured", "training"] and report["duplicates"][0]["leak"]
     first = describe_findings(report)[0]
     assert first.startswith("problem: Pictures that are trained and also held out or measured: 1. What was trained")
