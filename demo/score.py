@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.shapes import KNOWN_SHAPES, NEW_SHAPE, SIZE_PX, Subject, classify, held_out, subjects
+from demo.shapes import KNOWN_SHAPES, NEW_SHAPE, SHAPES, SIZE_PX, Subject, classify, held_out, subjects
 from everydream.seeding import derive, torch_generator
 
 _BATCH = 48
@@ -59,6 +59,18 @@ def score(images: Sequence[Image.Image], expected: Sequence[Subject]) -> Scorebo
     new = [pair for pair in seen if pair[1].shape == NEW_SHAPE]
     old = [pair for pair in seen if pair[1].shape != NEW_SHAPE]
     return Scoreboard(_shares(new), _shares(old))
+
+
+def by_prompts(images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, float]:
+    """Return the percentages of right pictures, new and known shapes apart: for `everydream evaluate --scorer`.
+
+    Pictures whose prompt is none of the demo's sentences are left out.
+    """
+    sentences = {subject.caption: subject for subject in subjects(SHAPES)}
+    asked = [pair for pair in zip(images, prompts, strict=True) if pair[1] in sentences]
+    board = score([image for image, _ in asked], [sentences[prompt] for _, prompt in asked])
+    shares = {"new shape": board.new, "known shapes": board.old}
+    return {f"{name} right %": 100.0 * one.all_three for name, one in shares.items() if one.num}
 
 
 def _shares(seen: Sequence[tuple[Subject, Subject]]) -> Shares:

@@ -14,6 +14,7 @@ from everydream.errors import ConfigError
 from everydream.told import told
 from everydream.tools.captioning.cli import caption_app
 from everydream.tools.concept.cli import concept
+from everydream.tools.evaluate.cli import evaluate
 from everydream.tools.grid.cli import grid
 from everydream.tools.importing.cli import import_settings
 from everydream.tools.info.cli import info
@@ -41,6 +42,7 @@ app.command()(merge)
 app.command()(sample)
 app.command()(info)
 app.command()(grid)
+app.command()(evaluate)
 
 
 @app.command()

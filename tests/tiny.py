@@ -20,6 +20,9 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -181,6 +184,22 @@ def tokenizer(kind: str = "sd1") -> Any:
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder) / "t", packaged_files("!" if kind == "sd2" else "<|endoftext|>"))
         return CLIPTokenizer.from_pretrained(Path(folder) / "t")
+
+
+CLIP_SIZES = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
+SMALL_VISION: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
+}  # fmt: skip
+
+
+def save_clip(folder: Path) -> None:
+    """Write a tiny random CLIP with its preparation of pictures and its tokenizer."""
+    torch.manual_seed(0)
+    text = {**text_config(32, "quick_gelu").to_dict(), "eos_token_id": 49407}
+    vision = {**SMALL_VISION, "intermediate_size": 64}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
+    CLIPImageProcessorPil(**CLIP_SIZES).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
 
 
 def save_pipeline(

@@ -96,9 +96,8 @@ def describe_end(run: Path, progress: Progress, total_steps: int, ended_by: int 
             f"Stopped by {name} after step {progress.step} of {total_steps}; everything is saved. Go on with:\n"
             f"  python train.py --resume {last}"
         )
-    exports = sorted(
-        path for path in last.parent.iterdir() if path.name != LAST and f"-s{progress.step:06d}" in path.name
-    )
+    of_now = [path for path in last.parent.iterdir() if path.name != LAST and f"-s{progress.step:06d}" in path.name]
+    exports = sorted(path for path in of_now if path.suffix != ".md")
     lines = [f"Finished: {progress.step} steps, {progress.images_seen} images seen.", f"Model and state: {last}"]
     lines += [f"For other tools: {path}" for path in exports]
     return "\n".join(lines + ([f"Samples:         {run / 'samples'}"] if (run / "samples").is_dir() else []))

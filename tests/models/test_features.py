@@ -11,7 +11,6 @@ import tiny
 import torch
 from transformers import (
     BitImageProcessorPil,
-    CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPVisionConfig,
@@ -26,10 +25,7 @@ from transformers import (
 from everydream.errors import ConfigError, FormatError
 from everydream.models.features import load_features
 
-_SIZES = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
-_SMALL: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
-}  # fmt: skip
+_SIZES, _SMALL = tiny.CLIP_SIZES, tiny.SMALL_VISION
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("features")
     vision = {**_SMALL, "intermediate_size": 64}
-    text = {**tiny.text_config(32, "quick_gelu").to_dict(), "eos_token_id": 49407}
     networks: dict[str, tuple[Any, Any]] = {
-        "clip": (
-            CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)),
-            CLIPImageProcessorPil(**_SIZES),
-        ),
         "tower": (
             CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, projection_dim=24)),
             CLIPImageProcessorPil(**_SIZES),
@@ -57,8 +48,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (network, processor) in networks.items():
         network.save_pretrained(root / name)
         processor.save_pretrained(root / name)
-    tiny.tokenizer().save_pretrained(root / "clip")
-    return {name: root / name for name in networks}
+    tiny.save_clip(root / "clip")
+    return {name: root / name for name in ("clip", *networks)}
 
 
 @pytest.fixture(scope="module")
