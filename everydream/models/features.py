@@ -24,6 +24,9 @@ _CONFIG, _PREPARATION = "config.json", "preprocessor_config.json"
 _KNOWN = "CLIP (a whole model or its image encoder), DINO or DINOv2"
 Picture = NDArray[np.uint8]
 
+# The bar of a network that is loaded in a second hides what matters.
+transformers.utils.logging.disable_progress_bar()
+
 
 @dataclass(frozen=True)
 class Features:

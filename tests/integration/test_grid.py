@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import make_images, train_here
 from PIL import Image
 from tools.tool_app import run as command
 
+from everydream.config import RunConfig
 from everydream.errors import ConfigError
 from everydream.formats.pngs import settings_in
+from everydream.methods import METHODS
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.sampling.sampler import sample_images
@@ -181,6 +184,48 @@ def test_adapters_come_and_go_to_the_bit(lora_run: Path, tmp_path: Path, benches
     assert np.array_equal(by_label[()], found["base", 0.0])
     assert np.array_equal(by_label[str(export),], found[last, 1.0])
     assert np.array_equal(by_label[f"{export}:0.5",], found[last, 0.5])
+
+
+def test_an_adapters_average_is_in_its_last_ckpt(lora_run: Path) -> None:
+    sources, *_ = planned(Request(PROMPT, ("ema: off, on",), run=str(lora_run)))
+    checkpoint, bench = read_checkpoint(lora_run / "checkpoints" / "last.ckpt"), Bench()
+    assert checkpoint.ema.keys() == checkpoint.added.keys() and not equal(checkpoint.ema, checkpoint.added)
+    for ema in (True, False, True, None):
+        unet = bench.place(sources.found["last"], ema, ()).modules()["unet"]
+        live = {f"unet.{name}": parameter for name, parameter in unet.named_parameters()}
+        assert equal({name: live[name] for name in checkpoint.ema}, checkpoint.ema if ema else checkpoint.added)
+    assert bench.num_loads == 1
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "hypernetwork"])
+def test_what_other_methods_export_is_put_in(method: str, model_folder: Path, tmp_path: Path) -> None:
+    words = {"words": [{"token": "<one>", "init": "dog", "vectors": 2}]}
+    sections = {"textual_inversion": words} if method == "textual_inversion" else {}
+    config = RunConfig.model_validate(
+        {
+            "project": "trial", "method": method, "model": {"path": str(model_folder)}, **sections,
+            "data": {"sources": [{"path": "gone"}]}, "checkpoints": {"formats": ["pt"]},
+        }
+    )  # fmt: skip
+    family = load(ModelSettings(path=str(model_folder)))
+    method_of_run = METHODS[method](config)
+    for group in method_of_run.attach(family, 0, ["a <one>"]):
+        for parameter in group.parameters:
+            parameter.data.add_(0.05)
+    (tmp_path / "checkpoints").mkdir()
+    method_of_run.export(family, tmp_path / "checkpoints" / "trial-e0001-s000003", "pt", torch.float32)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.plain()), encoding="utf-8")
+    for module in family.modules().values():
+        module.eval()
+    made = make.make(Request(PROMPT, ("checkpoint: base, 3",), run=str(tmp_path), **SMALL), tmp_path / "out")
+    assert not made.failed
+    shown = {cell.checkpoint: picture(path) for cell, path in made.pictures.items()}
+    (expected,) = sample_images(family, [PROMPT], [555], **{**SMALL, "guidance": 7.0})
+    assert np.array_equal(shown["step 3"], expected) and not np.array_equal(shown["base"], expected)
 
 
 def test_stopped_half_way_it_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

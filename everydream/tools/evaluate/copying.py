@@ -52,10 +52,11 @@ def pairs(
 
 def numbers(found: Sequence[Pair]) -> dict[str, Measure]:
     """Return the means over all pictures, and the share that is nearly the same as a training image."""
-    columns = {
+    columns: dict[str, list[float]] = {
         "nearest cosine": [pair.cosine for pair in found],
         "nearest SSIM": [pair.ssim for pair in found],
         "hash bits": [float(pair.hash_distance) for pair in found],
-        "near copies %": [100.0 * (pair.hash_distance <= NEAR_HASH) for pair in found],
     }
-    return {name: mean(torch.tensor(values)) for name, values in columns.items()}
+    copies = sum(pair.hash_distance <= NEAR_HASH for pair in found)
+    means = {name: mean(torch.tensor(values)) for name, values in columns.items()}
+    return {**means, "near copies %": Measure(100.0 * copies / max(len(found), 1))}

@@ -67,8 +67,8 @@ def fid(rows_ND: torch.Tensor, real_MD: torch.Tensor) -> tuple[Measure | None, s
     for rows, real in ((real_MD, True), (rows_ND, False)):
         metric.update(scaled(rows), real=real)
     warning = (
-        f"FID of {num} pictures is too large, by about 1/{num} of its slope; compare it only with FIDs of equally many "
-        f"({_USUAL_FID:,} are usual), and go by KID."
+        f"FID of {num} pictures is too large, the more so the fewer they are (arXiv 1911.07023); compare it with FIDs "
+        f"of equally many alone ({_USUAL_FID:,} are usual), and go by KID."
     )
     return Measure(float(metric.compute())), warning if num < _USUAL_FID else ""
 

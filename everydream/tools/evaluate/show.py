@@ -11,34 +11,40 @@ from everydream.tools.evaluate.judge import Judged
 from everydream.tools.evaluate.measures import Measure
 
 _SHOWN_PAIRS = 3
-_BETTER = {"FID": "lower", "KID x1000": "lower", "CLIP score": "higher"}
+_BETTER = {"FID": " (lower is better)", "KID x1000": " (lower is better)", "CLIP score": " (higher is better)"}
 
 
 def show(judged: Sequence[Judged], console: Console) -> None:
-    """Print a row a candidate, then what was said of each."""
-    names = list(dict.fromkeys(name for one in judged for name in one.measures))
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("pictures of")
-    table.add_column("n", justify="right")
-    for name in names:
-        better = f"\n{_BETTER[name]} is better" if name in _BETTER else ""
-        table.add_column(name + better, justify="right")
-    for one in judged:
-        cells = [_words(one.measures[name]) if name in one.measures else "-" for name in names]
-        table.add_row(Text(one.candidate.name), str(len(one.candidate.paths)), *cells)
-    console.print(table)
+    """Print a table, what is to be said of its numbers, and the most literal pairs."""
+    console.print(_table(judged))
     console.print("± is half the 95 % interval, where one can be had.", style="dim")
     for note in dict.fromkeys(note for one in judged for note in one.notes):
         console.print(Text(note), style="yellow")
     for one in judged:
+        asked = dict(zip(one.candidate.paths, one.candidate.prompts, strict=True))
         for pair in one.pairs[:_SHOWN_PAIRS]:
-            console.print(
-                Text(
-                    f"{one.candidate.name}: {pair.picture.name} is nearest to {pair.training.name}: "
-                    f"{pair.hash_distance} of 64 hash bits, SSIM {pair.ssim:.2f}, cosine {pair.cosine:.3f}"
-                ),
-                style="dim",
+            said = (
+                f"{one.candidate.name}: {pair.picture.name} (“{asked[pair.picture]}”), nearest {pair.training.name}: "
+                f"{pair.hash_distance} of 64 hash bits, SSIM {pair.ssim:.2f}, cosine {pair.cosine:.3f}"
             )
+            console.print(Text(said), style="dim")
+
+
+def _table(judged: Sequence[Judged]) -> Table:
+    """Return a row a candidate and a column a measure, or the other way round if that is narrower."""
+    names = list(dict.fromkeys(name for one in judged for name in one.measures))
+    heads = [f"{name}{_BETTER.get(name, '')}" for name in names]
+    cells = [[_words(one.measures[name]) if name in one.measures else "-" for name in names] for one in judged]
+    rows = [[one.candidate.name, str(len(one.candidate.paths)), *row] for one, row in zip(judged, cells, strict=True)]
+    grid = [["", "pictures", *heads], *rows]
+    if len(names) > len(judged):
+        grid = [list(column) for column in zip(*grid, strict=True)]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for number, head in enumerate(grid[0]):
+        table.add_column(Text(head), justify="right" if number else "left")
+    for row in grid[1:]:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _words(measure: Measure) -> str:
