@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from rich.console import Console
 from safetensors import safe_open
 from test_resume import Killed, die_after
 
+from everydream.config import load_config
 from everydream.errors import ConfigError
 from everydream.formats.files import read_file
 from everydream.formats.provenance import provenance_in
-from everydream.provenance import fingerprint, without_paths
+from everydream.plan import plan_run
+from everydream.provenance import fingerprint, made_of, without_paths
 from everydream.tools.info.read import info
 from everydream.tools.info.show import show
 from everydream.training import accumulating
@@ -140,6 +143,15 @@ def test_the_setting_says_how_much(project: Project) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Made by EveryDream" in shown and "project: trial" in shown
     assert facts["provenance"]["data"]["fingerprint"] in shown and facts["sha256"] in shown
+
+
+def test_a_run_from_before_says_that_its_base_is_not_known(project: Project) -> None:
+    config = load_config(project(train={"max_steps": 1}))
+    checkpoint = read_checkpoint(train_here(project(train={"max_steps": 1})) / "checkpoints" / "last.ckpt")
+    planned = plan_run(config)
+    made = made_of(planned, checkpoint.facts.images, replace(checkpoint, provenance={}))
+    assert made["base"] == {"name": "sd1", "hub_id": None, "sha256": None, "of": "not noted at the start"}
+    assert made_of(planned, checkpoint.facts.images, checkpoint)["base"] == checkpoint.provenance["base"]
 
 
 def test_a_fingerprint_is_of_the_images_whatever_their_order() -> None:

@@ -15,6 +15,7 @@ from tool_app import run
 
 from everydream.formats.embeddings import write_for_diffusers
 from everydream.formats.files import read_file
+from everydream.formats.pngs import settings_in
 from everydream.methods.settings import HypernetworkSettings, LoraSettings
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
@@ -243,6 +244,9 @@ def test_pictures_of_every_prompt_seed_and_guidance(model_folder: Path, tmp_path
     )
     found = np.asarray(Image.open(out / "p01-s7-g5.png")).astype(int)
     assert np.abs(found - expected[4]).max() <= 1
+    said = settings_in(out / "p01-s7-g5.png")
+    assert (said["prompt"], said["seed"], said["guidance"], said["loras"]) == ("a dog", 7, 5.0, [lora.name])
+    assert str(tmp_path) not in str(said) and settings_in(out / "grid.png")["seeds"] == [3, 7, 8]
     with Image.open(out / "grid.png") as grid:
         assert grid.width > 6 * 64 and grid.height > 2 * 48
     assert "holds p00-s3-g1.png already" in run(*arguments, *size, check=2).stderr

@@ -1,5 +1,6 @@
 """What a grid can be drawn from: a run's exports by step, its base and its last.ckpt, or models by their paths."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from everydream.errors import ConfigError
 from everydream.models.settings import ModelSettings, is_hub_id
 from everydream.tools.grid.values import known, numbers
 from everydream.training.runs import LAST
+
+_STEPS = re.compile(r"\d[\d\s()+\-\[\]]*")
+"""What steps and ranges of them are written with."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ class Sources:
             return [self._step(step) for step in self.exports]
         if self.run is not None and item in ("base", "last"):
             return [self._base() if item == "base" else self._last()]
+        if self.run is not None and _STEPS.fullmatch(item):
+            return [self._step(int(step)) for step in numbers("checkpoint", item, whole=True)]
         if Path(item).exists() or is_hub_id(item):
             return [self._path(item)]
-        if self.run is not None and item[:1].isdecimal():
-            return [self._step(int(step)) for step in numbers("checkpoint", item, whole=True)]
         choices = [*map(str, self.exports), "all", "base", "last"] if self.run is not None else []
         if not choices:
             raise ConfigError(f"checkpoint: there is nothing at {Path(item).absolute()}. Give files, folders or --run.")

@@ -80,8 +80,11 @@ def sample(
         if progress is not None:
             progress(done, len(names))
     out.mkdir(parents=True, exist_ok=True)
-    added = {"loras": list(loras), "embeddings": list(map(str, embeddings)), "hypernetwork": hypernetwork}
-    common = {"model": model, "clip_skip": clip_skip, **added}
+    # By their names: a picture that is passed on need not say where its maker keeps things.
+    added = {"loras": [Path(lora).name for lora in loras], "embeddings": [path.name for path in embeddings]}
+    hyper = Path(hypernetwork).name if hypernetwork is not None else None
+    name = Path(model).name if Path(model).exists() else model
+    common = {"model": name, "clip_skip": clip_skip, **added, "hypernetwork": hyper}
     for place, picture in pictures.items():
         _write(out / wanted.file_name(*place), picture, wanted, place, common)
     rows = [[pictures[(number, *cell)] for cell in wanted.cells()] for number in range(len(wanted.prompts))]
