@@ -12,7 +12,7 @@ demo: .venv/.installed
 demo-forgetting: .venv/.installed
 	$(BIN)/python -m demo.run --forgetting
 
-scoreboard: .venv/.installed-docs
+scoreboard: .venv/.installed
 	$(BIN)/python -m demo.scoreboard
 
 methods: .venv/.installed
@@ -43,10 +43,6 @@ docs: .venv/.installed
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
-	touch $@
-
-.venv/.installed-docs: .venv/.installed
-	$(BIN)/python -m pip install -c constraints.txt -e ".[docs]"
 	touch $@
 
 clean:

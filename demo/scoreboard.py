@@ -104,7 +104,7 @@ with_table = partial(board.with_table, start=START, end=END)
 
 def plot(results: Sequence[Result], control: Result, path: Path) -> None:
     """Draw the two sides of the bargain over the share: what is drawn right, and what the monitor says."""
-    import matplotlib as mpl  # noqa: PLC0415 (an extra: pip install -e ".[docs]")
+    import matplotlib as mpl  # noqa: PLC0415 - a second to import
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
