@@ -53,7 +53,7 @@ class Cluster:
 def twins(
     index: Index, records: Sequence[int] | NDArray[np.int64], progress: Callable[[int, int], None] | None = None
 ) -> list[list[int]]:
-    """Return the groups of two or more of these records that show the same picture, sorted, each record in one.
+    """Return the groups of two or more of these records that show the same picture, each record in one at most.
 
     Equal files; the same picture encoded, scaled or lit otherwise; slightly cropped; frames of one scene. Mirror images
     are no twins (`clusters` reports them as a kind of their own), nor is an image that cannot be decoded. What is seen
@@ -62,8 +62,23 @@ def twins(
     numbers = [int(record) for record in records]
     with Looks() as looks:
         seen = looks.see([path_of(index, number) for number in numbers], progress=progress)
-        found = [cluster for cluster in known_clusters(looks, seen) if cluster.kind != "mirrored"]
-    return sorted(sorted(numbers[member] for member in cluster.members) for cluster in found)
+        of = [b"" if look is None else look.digest + look.small for look in seen]
+        found: list[list[int]] = looks.remembered("links 1", of, lambda: links(seen))
+    # Through others too: where a is like b and b like c, none of the three may be on another side than the others.
+    return [sorted(numbers[member] for member in group) for group in components(len(numbers), found) if len(group) > 1]
+
+
+def components(num: int, linked: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the sets of 0 .. num - 1 that are linked, directly or through others; those without links alone."""
+    from scipy.sparse import coo_array  # noqa: PLC0415 - half a second to import
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    pairs = np.array([(unit[0], other) for unit in linked for other in unit[1:]], np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs), np.bool_), pairs.T), shape=(num, num))
+    _, label_N = connected_components(graph, directed=False)
+    order = np.argsort(label_N, kind="stable")
+    ends = np.flatnonzero(np.diff(label_N[order])) + 1
+    yield from (part.tolist() for part in np.split(order, ends))
 
 
 def path_of(index: Index, record: int) -> Path:
@@ -100,6 +115,18 @@ def clusters(looks: Sequence[Look | None]) -> list[Cluster]:
                 found.append(Cluster(loosest, members))
         mirrors += [Cluster("mirrored", sorted([place, firsts[other]])) for other in pictures.mirrored(nth)]
     return found + _apart(mirrors)
+
+
+def links(looks: Sequence[Look | None]) -> list[list[int]]:
+    """Return for each picture its places and those of the later pictures that are its twins, where there are some."""
+    order = _one_of_each_content(looks)
+    firsts = [places[0] for places in order.values()]
+    if not firsts:
+        return []
+    pictures = _Pictures([look for look in (looks[place] for place in firsts) if look is not None])
+    same, none = list(order.values()), np.zeros(len(firsts), np.bool_)
+    found = [[*same[nth], *(firsts[other] for other in pictures.like(nth, none)[0])] for nth in range(len(firsts))]
+    return [group for group in found if len(group) > 1]
 
 
 def _one_of_each_content(looks: Sequence[Look | None]) -> dict[bytes, list[int]]:

@@ -10,7 +10,7 @@ ranking. An image is measured in the bucket nearest to its shape of all there ar
 set filled: so its loss depends on itself, the seed and the settings alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everydream.data.buckets import Buckets, candidates
+from everydream.data.likeness import components
 from everydream.data.mix import apportion
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
@@ -139,24 +140,11 @@ def _units(
     mine = set(_of_role(index, sources, role).tolist())
     half = np.bincount(index.source_N, minlength=len(sources)) // 2
     by_source: list[list[list[int]]] = [[] for _ in sources]
-    for unit in joined_kin(len(index), [*kin, *_groups(index)]):
+    for unit in components(len(index), [*kin, *_groups(index)]):
         source = int(index.source_N[unit[0]])
         if len(unit) <= half[source] and all(record in mine for record in unit):
             by_source[source].append(unit)
     return by_source
-
-
-def joined_kin(num: int, kin: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield sets of records that are kin, directly or through others; those without kin alone."""
-    from scipy.sparse import coo_array  # noqa: PLC0415 - half a second to import
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
-
-    pairs = np.array([(unit[0], other) for unit in kin for other in unit[1:]], np.int64).reshape(-1, 2)
-    links = coo_array((np.ones(len(pairs), np.bool_), pairs.T), shape=(num, num))
-    _, label_N = connected_components(links, directed=False)
-    order = np.argsort(label_N, kind="stable")
-    ends = np.flatnonzero(np.diff(label_N[order])) + 1
-    yield from (part.tolist() for part in np.split(order, ends))
 
 
 def _groups(index: Index) -> list[list[int]]:

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageEnhance
 
-from everydream.data.likeness import Cluster, clusters, twins
+from everydream.data.likeness import Cluster, clusters, components, links, twins
 from everydream.data.looking import Look, look_at
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
@@ -128,3 +128,21 @@ def test_frames_of_one_scene_in_a_real_users_folder() -> None:
         ("alike", ["Mickey with a hat (2)", "Mickey with a hat (3)"]),
     ]
     assert isinstance(clusters(looks)[0], Cluster)
+
+
+def test_twins_hold_together_through_others() -> None:
+    """What a is like to b and b to c: a set that is cut in two must keep all three on one side."""
+    assert list(components(6, [[0, 1], [1, 4], [3, 2]])) == [[0, 1, 4], [2, 3], [5]]
+    assert list(components(2, [])) == [[0], [1]]
+
+
+def test_no_picture_outside_a_group_is_like_one_inside(tmp_path: Path) -> None:
+    """A chain of crops, of which the ends are less alike than neighbours are."""
+    image = picture(5)
+    for number in range(6):
+        image.crop((6 * number, 4 * number, image.width, image.height)).save(tmp_path / f"{number}.png")
+    _, looks = seen(tmp_path)
+    groups = [set(group) for group in components(len(looks), links(looks))]
+    linked = {(link[0], other) for link in links(looks) for other in link[1:]}
+    assert len(linked) >= 4 and all(any({a, b} <= group for group in groups) for a, b in linked)
+    assert any(not {(0, 5), (5, 0)} & linked and {0, 5} <= group for group in groups), "or it shows nothing"
