@@ -119,11 +119,11 @@ def _gap(validation: measuring.Change, train: measuring.Change) -> dict[str, flo
 
     In logarithms, for the two sets need not have had the same loss: 0.1 is a tenth.
     """
-    if validation.log_change is None or train.log_change is None:
+    if validation.coarse_change is None or train.coarse_change is None:
         return {}
-    numbers = {"overfit/gap": validation.log_change - train.log_change}
-    if validation.log_margin is not None and train.log_margin is not None:
-        numbers["overfit/margin"] = math.hypot(validation.log_margin, train.log_margin)
+    numbers = {"overfit/gap": validation.coarse_change - train.coarse_change}
+    if validation.coarse_margin is not None and train.coarse_margin is not None:
+        numbers["overfit/margin"] = math.hypot(validation.coarse_margin, train.coarse_margin)
     return numbers
 
 

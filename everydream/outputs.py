@@ -16,6 +16,7 @@ from everydream.config import RunConfig
 from everydream.data.drawing import longest_reading
 from everydream.errors import DiskError
 from everydream.evaluation.grids import labelled_grid
+from everydream.evaluation.measuring import Loss
 from everydream.formats.atomic import format_bytes, require_space
 from everydream.formats.files import write_pickle
 from everydream.formats.sharded import write_sharded
@@ -68,7 +69,7 @@ class Writer:
     display: Display
     made_of: Mapping[str, Any]
     """What is the same in what all files of the run say of how they were made."""
-    base: dict[int, float]
+    base: dict[int, Loss]
     """The base's losses, which the monitors add before training; saved so that a resume compares with the same."""
     watch: Callable[[int], dict[str, Any]] = lambda _: {}
     """What else the monitors remember, as of a step."""

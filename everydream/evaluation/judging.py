@@ -1,20 +1,22 @@
 """Which point of a run is the best, and when to stop: one number from validation, preservation and bleeding.
 
-    cost = learned + forgotten + bled / 4
+    cost = learned + max(forgotten, bled / 4, 0)
 
     learned     change of the validation loss to the base model's, as a logarithm: -0.1 is a tenth learned
-    forgotten   change of the preservation loss, likewise, where it is above 0
-    bled        how far control pictures moved towards the training images, 0 (as before) .. 1, where it is above 0
+    forgotten   change of the preservation loss, likewise
+    bled        how far control pictures moved towards the training images, 0 (as before) .. 1
 
-The base model costs 0. The best point costs least; what a run never measures counts as 0. All three are measured
-at fixed noise and seeds, so they do not wander as the training loss does, and two runs of a config agree.
+Losses are those of the noisier three quarters (`measuring.Loss`). The base model costs 0. The best point costs least;
+what a run never measures counts as 0. Forgetting and bleeding are two views of one harm, so the worse of them counts.
+All is measured at fixed noise and seeds, so it does not wander as the training loss does, and two runs of a config
+agree.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_LEARNED, _FORGOTTEN, _BLED = "validation/log_change", "preservation/log_change", "control/bleed"
+_LEARNED, _FORGOTTEN, _BLED = "validation/coarse_change", "preservation/coarse_change", "control/bleed"
 _QUARTER = 0.25
 """Of pictures that became training images, as much as of a quarter more loss."""
 
@@ -31,7 +33,7 @@ class Point:
     @property
     def cost(self) -> float:
         """What the choice goes by; less is better."""
-        return self.learned + max(self.forgotten, 0.0) + _QUARTER * max(self.bled, 0.0)
+        return self.learned + max(self.forgotten, _QUARTER * self.bled, 0.0)
 
 
 @dataclass(frozen=True)

@@ -172,9 +172,9 @@ def _changes(history: History) -> Chart | None:
     names = ("validation", "train", "preservation", "validation_trained", "validation_averaged")
     found = {
         name: [
-            (step, look[f"{name}/log_change"], look.get(f"{name}/log_margin", 0.0))
+            (step, look[f"{name}/coarse_change"], look.get(f"{name}/coarse_margin", 0.0))
             for step, look in sorted(history.looks.items())
-            if f"{name}/log_change" in look
+            if f"{name}/coarse_change" in look
         ]
         for name in names
     }
@@ -192,14 +192,14 @@ def _changes(history: History) -> Chart | None:
         axes.set_ylabel("% of the base's loss", fontsize=8, color=_GREY)
 
     about = (
-        "The loss on fixed images at fixed noise, as a change of the base model's, with 95 % intervals: validation and "
-        "train should fall together, preservation should stay at 0."
+        "The loss on fixed images at fixed noise (the noisier three quarters), as a change of the base model's, with "
+        "95 % intervals: validation and train should fall together, preservation should stay at 0."
     )
     return Chart("changes", "Fixed images", about, draw)
 
 
-def _percent(log_change: float) -> float:
-    return 100.0 * math.expm1(log_change)
+def _percent(coarse_change: float) -> float:
+    return 100.0 * math.expm1(coarse_change)
 
 
 def _cost(history: History) -> Chart | None:
@@ -216,7 +216,7 @@ def _cost(history: History) -> Chart | None:
         axes.plot([best.step], [best.cost], "o", color=_COLOURS[4], markersize=8, label=f"chosen: step {best.step}")
         axes.axhline(0, color=_GREY, linewidth=0.8)
 
-    about = "What the choice goes by: learned + forgotten + bled / 4, as logarithms of losses; less is better."
+    about = "What the choice goes by: learned + max(forgotten, bled / 4, 0), as logarithms of losses; less is better."
     return Chart("cost", "The choice", about, draw)
 
 

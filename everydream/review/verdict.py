@@ -83,7 +83,7 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
     look = history.looks[best.step]
     yield f"of {len(points) - (points[0].step == 0)} measured steps it has the least cost, {best.cost:+.3f}"
     yield f"the subject's loss on images that are not trained on: {_percent(look, 'validation')} against the base model"
-    if any("preservation/log_change" in numbers for numbers in history.looks.values()):
+    if any("preservation/coarse_change" in numbers for numbers in history.looks.values()):
         yield f"what the base model knew: its loss {math.expm1(best.forgotten):+.1%}"
     if any("control/bleed" in numbers for numbers in history.looks.values()):
         yield f"bleeding into other pictures: {best.bled:.2f} (0 none, 1 all)"
@@ -93,7 +93,7 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
 
 
 def _percent(look: dict[str, Any], name: str) -> str:
-    change, margin = look.get(f"{name}/log_change"), look.get(f"{name}/log_margin")
+    change, margin = look.get(f"{name}/coarse_change"), look.get(f"{name}/coarse_margin")
     if change is None:
         return "not measured"
     doubt = (
@@ -145,9 +145,9 @@ def _about_forgetting(history: History, best: Point | None) -> Iterator[str]:
     total = sum(source["draws"] for source in sources)
     truth = sum(source["draws"] for source in sources if source["role"] == "ground_truth")
     share = truth / total if total else 0.0
-    last = max((step for step, look in history.looks.items() if "preservation/log_change" in look), default=None)
+    last = max((step for step, look in history.looks.items() if "preservation/coarse_change" in look), default=None)
     look = history.looks[last] if last is not None else {}
-    forgot = look.get("preservation/log_change", 0.0) - look.get("preservation/log_margin", 0.0) > 0
+    forgot = look.get("preservation/coarse_change", 0.0) - look.get("preservation/coarse_margin", 0.0) > 0
     bleeds = best is not None and best.bled > _BLEEDING
     more = (
         f"more ground truth (it is {share:.0%} of the draws)"

@@ -22,7 +22,7 @@ _BAND_MEMORY = 400
 _BAND_START = 5
 """Losses of a band that make what it had at the start."""
 _VISITS = 10
-"""Visits over which an image's mean is taken; older ones fade."""
+"""Visits over which an image's recent mean is taken; older ones fade."""
 _FIRST = 3
 """Visits that make an image's first mean."""
 _DOUBT = 3.0
@@ -52,8 +52,10 @@ class Ledger:
     visits_N: NDArray[np.int64] = field(init=False)
     judged_N: NDArray[np.int64] = field(init=False)
     """Visits for which it was known what is usual: all but the run's first steps."""
+    mean_N: Floats = field(init=False)
+    """Mean distance from what is usual."""
     recent_N: Floats = field(init=False)
-    """Mean distance from what is usual, over the last visits."""
+    """The same over the last visits."""
     first_N: Floats = field(init=False)
     """The same over the first visits."""
     usual: Floats = field(init=False)
@@ -64,7 +66,7 @@ class Ledger:
     def __post_init__(self) -> None:
         num = len(self.keys)
         self.visits_N, self.judged_N = np.zeros(num, np.int64), np.zeros(num, np.int64)
-        self.recent_N, self.first_N = np.zeros(num), np.zeros(num)
+        self.mean_N, self.recent_N, self.first_N = np.zeros(num), np.zeros(num), np.zeros(num)
         self.usual, self.start = np.zeros((2, _BANDS)), np.zeros((2, _BANDS))
         self._row = {key: row for row, key in enumerate(self.keys)}
 
@@ -90,6 +92,7 @@ class Ledger:
     def _judge(self, row: int, distance: float) -> None:
         self.judged_N[row] += 1
         nth = int(self.judged_N[row])
+        self.mean_N[row] += (distance - self.mean_N[row]) / nth
         self.recent_N[row] += (distance - self.recent_N[row]) / min(nth, _VISITS)
         if nth <= _FIRST:
             self.first_N[row] = self.recent_N[row]
@@ -105,9 +108,9 @@ class Ledger:
             return []
         rows = np.flatnonzero(self.judged_N)
         trust = self.judged_N[rows] / (self.judged_N[rows] + _DOUBT)
-        recent, fallen = self.recent_N[rows], self.first_N[rows] - self.recent_N[rows]
+        mean, fallen = self.mean_N[rows], self.first_N[rows] - self.recent_N[rows]
         # What is usual lags behind a loss that falls, for all alike: the median image is the measure.
-        excess, fallen = (values - np.median(values) for values in (recent, fallen))
+        excess, fallen = (values - np.median(values) for values in (mean, fallen))
         excess, fallen = excess * trust, fallen * trust
         order = np.argsort(-excess, kind="stable")
         return [
@@ -134,7 +137,7 @@ class Ledger:
             getattr(self, name)[rows] = saved[name].numpy()[old]
 
 
-_COLUMNS, _TABLES = ("visits_N", "judged_N", "recent_N", "first_N"), ("usual", "start")
+_COLUMNS, _TABLES = ("visits_N", "judged_N", "mean_N", "recent_N", "first_N"), ("usual", "start")
 
 
 def _take(table: Floats, band: int, value: float, memory: int) -> None:

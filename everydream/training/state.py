@@ -12,6 +12,7 @@ All plain containers and tensors: it opens with `torch.load(weights_only=True)`.
 path of the run and no RNG state, so a resumed run writes the same bytes as the uninterrupted one.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from everydream.errors import FormatError, ResumeError
+from everydream.evaluation.measuring import Loss
 from everydream.formats.files import METADATA_KEY, StateDict, is_safetensors, read_contents, total_bytes
 from everydream.formats.provenance import PROVENANCE, provenance_in
 from everydream.formats.sharded import RUN_FILE, is_sharded
@@ -68,7 +70,7 @@ class Checkpoint:
     facts: Facts
     machine: dict[str, int]
     """Numbers of processes and threads; with others the same run rounds otherwise."""
-    base: dict[int, float]
+    base: dict[int, Loss]
     """Losses of the model before training, by what was measured; empty if nothing was."""
     watch: dict[str, Any]
     """What the monitors remember, by monitor: plain containers and tensors."""
@@ -87,7 +89,7 @@ def checkpoint_contents(
     progress: Progress,
     facts: Facts,
     machine: Mapping[str, int],
-    base: Mapping[int, float],
+    base: Mapping[int, Loss],
     watch: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -103,7 +105,8 @@ def checkpoint_contents(
         "image_keys": json.dumps(list(facts.images)),
         "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
         "base_identities": torch.tensor(list(base), dtype=torch.int64),
-        "base_losses": torch.tensor(list(base.values()), dtype=torch.float64),
+        "base_losses": torch.tensor([loss.all for loss in base.values()], dtype=torch.float64),
+        "base_coarse": torch.tensor([loss.coarse for loss in base.values()], dtype=torch.float64),
         "watch": dict(watch),
     }
     return {
@@ -172,7 +175,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} was written by another version of EveryDream (state {ours['version']}, this one reads {VERSION})."
         )
     keys = json.loads(ours["image_keys"])
-    measured = "base_losses" in ours  # older files know of no preservation
     return Checkpoint(
         path=path,
         tensors=contents["state_dict"],
@@ -185,10 +187,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         progress=Progress(**ours["progress"]),
         machine=ours["machine"],
         facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
-        base=dict(zip(ours["base_identities"].tolist(), ours["base_losses"].tolist(), strict=True)) if measured else {},
+        base=_base_of(ours),
         watch=ours.get("watch", {}),
         provenance=provenance_in(contents),
     )
+
+
+def _base_of(ours: dict[str, Any]) -> dict[int, Loss]:
+    """Return the base's losses; of older files none, for they do not have them by noise level."""
+    if "base_coarse" not in ours:
+        return {}
+    pairs = zip(ours["base_losses"].tolist(), ours["base_coarse"].tolist(), strict=True)
+    return dict(zip(ours["base_identities"].tolist(), itertools.starmap(Loss, pairs), strict=True))
 
 
 def peek_config(path: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_what_is_measured_and_written(project: Project, capfd: pytest.CaptureFix
     assert list(found) == [0, *range(2, total, 2), total]
     last = found[total]
     assert last["validation/images"] == last["train/images"] == 2
-    assert last["overfit/gap"] == pytest.approx(last["validation/log_change"] - last["train/log_change"])
+    assert last["overfit/gap"] == pytest.approx(last["validation/coarse_change"] - last["train/coarse_change"])
     assert last["validation_trained/loss"] != last["validation/loss"], "the average is what is shown"
     assert last["validation_trained/base"] == last["validation/base"] == found[0]["validation/loss"]
     assert list(of(run, "control/bleed")) == [0, *range(4, total, 4), total]
@@ -119,7 +119,7 @@ def test_nothing_that_watches_changes_the_training(project: Project, tmp_path: P
 def test_without_learning_the_interval_holds_zero(project: Project) -> None:
     run = train_here(project(validation={"images": 2, "every_steps": 2}, unet={"lr": 0.0}, text_encoder={"lr": 0.0}))
     for line in validation(run).values():
-        assert line["validation/change"] == line["validation/log_change"] == 0 and line["validation/margin"] == 0
+        assert line["validation/change"] == line["validation/coarse_change"] == 0 and line["validation/margin"] == 0
         assert line["overfit/gap"] == 0
 
 
@@ -160,7 +160,7 @@ def test_the_best_is_kept_beside_the_newest(project: Project) -> None:
     )  # fmt: skip
     run = train_here(config)
     lines = validation(run)
-    costs = {step: line["validation/log_change"] for step, line in lines.items() if step}
+    costs = {step: line["validation/coarse_change"] for step, line in lines.items() if step}
     best = min(costs, key=lambda step: costs[step])
     kept = exports_in(run / "checkpoints", "trial")
     assert sorted(kept) == sorted({best, max(costs)})

@@ -27,8 +27,8 @@ def look(
     learned: float, kept: float = 0.0, bleed: float = 0.0, gap: float = 0.0, ssim: float = 0.5
 ) -> dict[str, float]:
     return {
-        "validation/log_change": learned, "validation/log_margin": 0.02, "preservation/log_change": kept,
-        "preservation/log_margin": 0.01, "control/bleed": bleed, "overfit/gap": gap, "overfit/margin": 0.05,
+        "validation/coarse_change": learned, "validation/coarse_margin": 0.02, "preservation/coarse_change": kept,
+        "preservation/coarse_margin": 0.01, "control/bleed": bleed, "overfit/gap": gap, "overfit/margin": 0.05,
         "copying/ssim": ssim,
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from everydream.config import RunConfig
 from everydream.evaluation.heldout import Measured, measured_records
-from everydream.evaluation.measuring import compare, losses
+from everydream.evaluation.measuring import Loss, compare, losses
 from everydream.models.family import Family
 from everydream.plan import Planned
 from everydream.tools.models.runs import with_export
@@ -60,7 +60,7 @@ def measure(
             Candidate(
                 path=path,
                 step=step,
-                concept=sum(learned.values()) / len(learned),
+                concept=sum(loss.all for loss in learned.values()) / len(learned),
                 change=kept.change if kept is not None else None,
                 margin=(kept.margin or 0.0) if kept is not None else 0.0,
             )
@@ -87,7 +87,7 @@ def _measured(planned: Planned, role: str) -> Measured | None:
     return measured_records(planned.index, chosen, planned.config.data, planned.config.seed, _TIMESTEPS)
 
 
-def _losses(family: Family, measured: Measured, config: RunConfig) -> dict[int, float]:
+def _losses(family: Family, measured: Measured, config: RunConfig) -> dict[int, Loss]:
     device = next(family.modules()[family.denoiser].parameters()).device
     found, _ = losses(family, measured, config.data, config.seed, _TIMESTEPS, device)
     return found
