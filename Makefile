@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread a process: at the demo's size more threads cost more than they give, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-forgetting scoreboard methods memory test lint docs clean
+.PHONY: demo demo-forgetting scoreboard methods memory monitoring test lint docs clean
 
 demo: .venv/.installed
 	$(BIN)/python -m demo.run
@@ -20,6 +20,9 @@ methods: .venv/.installed
 
 memory: .venv/.installed
 	$(BIN)/python -m demo.memory
+
+monitoring: .venv/.installed
+	$(BIN)/python -m demo.monitoring
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -151,6 +151,8 @@ class Movement:
             for part, values in now.items()
             if part in self.base and self.base[part].norm() > 0
         }
+        if not moved:
+            return  # the base is not known: resumed from an older version's checkpoint
         self.notebook.write(step, {f"moved/{part}": value for part, value in moved.items()}, {})
         self.notebook.sound(step, self.notebook.alarms.moved(step, moved, self.denoiser))
 

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -137,12 +139,16 @@ def run_cli(*arguments: object, check: int = 0, cwd: Path = ROOT) -> subprocess.
     return done
 
 
-def train_here(config: Path, *overrides: str, resume: Path | None = None, allow_changes: bool = False) -> Path:
-    """Train in this process and return the run folder."""
+def train_here(
+    config: Path, *overrides: str, resume: Path | None = None, allow_changes: bool = False, reviewed: bool = False
+) -> Path:
+    """Train in this process and return the run folder; `reviewed`: with its charts and verdict, a second's work."""
+    from everydream import train as room
     from everydream.config import load_config
-    from everydream.train import train
 
-    run, ended_by = train(load_config(config, list(overrides), to_train=resume is None), resume, allow_changes)
+    settings = load_config(config, list(overrides), to_train=resume is None)
+    with nullcontext() if reviewed else patch.object(room, "review"):
+        run, ended_by = room.train(settings, resume, allow_changes)
     assert ended_by is None
     return run
 

@@ -77,7 +77,7 @@ def test_killed_and_resumed_with_everything_on_is_the_same_to_the_byte(
 
 
 def test_what_is_measured_and_written(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
-    run = train_here(project(**EVERY, train={"epochs": 8}))
+    run = train_here(project(**EVERY, train={"epochs": 8}), reviewed=True)
     said = capfd.readouterr().err
     steps, total = metrics_of(run), metrics_of(run)[-1]["step"]
     found = validation(run)
@@ -104,6 +104,9 @@ def test_what_is_measured_and_written(project: Project, capfd: pytest.CaptureFix
     assert len(grids) == len(of(run, "control/bleed"))
     with Image.open(run / "control" / grids[0]) as before, Image.open(run / "control" / grids[-1]) as after:
         assert after.width > before.width, "the base's pictures stand beside"
+    verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
+    assert f"Verdict: {verdict['headline']}" in said and f"Page:            {run / 'verdict.html'}" in said
+    assert (run / "charts.png").stat().st_size > 10_000 and (run / "charts.svg").stat().st_size > 10_000
 
 
 def test_nothing_that_watches_changes_the_training(project: Project, tmp_path: Path) -> None:
