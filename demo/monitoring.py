@@ -207,7 +207,7 @@ def time_share() -> tuple[float, float]:
         measure(monitor, step)
         taken[step] = taken.get(step, 0.0) + time.process_time() - before
 
-    path = write("timed", [{"path": str(CONCEPT), "repeats": 12}, TRUTH_AT_HALF], 12 * 54, **{
+    path = write("timed", [{"path": str(CONCEPT), "repeats": 12}, TRUTH_AT_HALF], 12 * 48, **{
         "validation": {"images": 16}, "preservation": {"images": 16},
     })  # fmt: skip
     with patch.object(Monitor, "__call__", timed):

@@ -32,6 +32,8 @@ Picture = NDArray[np.uint8]
 _SIDE = 8
 """Latents are compared at this size, so that pictures of any shape can be."""
 _OF_GROUND_TRUTH = 3
+_COLUMNS = 6
+"""Of a grid; of more steps those that lie evenly."""
 
 
 @dataclass(frozen=True)
@@ -135,22 +137,27 @@ class ControlPictures:
         return latent_rows(writer.trainee.family, pictures, writer.launch.device)
 
     def _write(self, step: int, pictures: Sequence[Picture]) -> None:
-        """Write a grid: a row a prompt, the base's picture beside today's."""
+        """Write the pictures, and a grid of them over time: a row a prompt, the base's first and today's last."""
         self.folder.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures):
-            Image.fromarray(picture).save(self.folder / f"s{step:06d}-c{number:02d}.png")
-        before = [self.folder / f"s000000-c{number:02d}.png" for number in range(len(pictures))]
-        columns = [list(pictures)]
-        if step and all(path.exists() for path in before):
-            columns.insert(0, [np.asarray(Image.open(path)) for path in before])
-        names = ["base model", f"step {step}"][-len(columns) :]
+            Image.fromarray(picture).save(self._file(step, number))
+        last = len(pictures) - 1
+        drawn = sorted(
+            int(path.name[1:7]) for path in self.folder.glob(self._file(0, last).name.replace("000000", "*"))
+        )
+        drawn = [other for other in drawn if other <= step]
+        shown = [drawn[i] for i in np.unique(np.linspace(0, len(drawn) - 1, _COLUMNS).round().astype(int))]
+        rows = [[np.asarray(Image.open(self._file(other, n))) for other in shown] for n in range(len(pictures))]
         sets = self.prompts
         kinds = ["concept"] * len(sets.concept) + ["control"] * len(sets.control) + ["caption"] * len(sets.captions)
         labels = [f"{kind}: {prompt or '(empty)'}" for kind, prompt in zip(kinds, sets.all, strict=True)]
-        rows = [list(row) for row in zip(*columns, strict=True)]
+        names = [f"step {other}" if other else "base model" for other in shown]
         grid = labelled_grid(rows, labels, names, f"{self.config.project}, control pictures")
         Image.fromarray(grid).save(self.folder / f"s{step:06d}-grid.png")
         self.notebook.writer.launch.track_images({"control": grid}, step)
+
+    def _file(self, step: int, number: int) -> Path:
+        return self.folder / f"s{step:06d}-c{number:02d}.png"
 
 
 @torch.no_grad()
