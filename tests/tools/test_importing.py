@@ -239,6 +239,49 @@ def test_everydream2_noise_levels_attention_and_a_text_encoders_own_optimizer() 
 
 
 @pytest.mark.parametrize(
+    ("own", "expected", "told"),
+    [
+        ({}, (2, None, 1), "auto_split_proportion: 0.15 of 10 images is 2 here"),
+        ({"auto_split_proportion": 0.3, "every_n_epochs": 4}, (3, None, 4), "0.3 of 10 images is 3 here"),
+        ({"val_split_proportion": 0.3, "every_n_epochs": 0.5}, (3, None, 1), "for more often set validation.every_st"),
+        ({"val_split_mode": "manual", "val_data_root": "people"}, (3, "people", 1), None),
+        ({"val_split_mode": "none", "extra_manual_datasets": {"santa": "people"}}, (3, "people", 1), None),
+        ({"extra_manual_datasets": {"santa": "people"}}, (2, None, 1), "people; one set of images is validated"),
+        ({"val_split_mode": "manual", "val_data_root": "model"}, (0, None, None), "model; no images are there"),
+        ({"val_split_mode": "none"}, (0, None, None), None),
+        ({"validate_training": False, "stabilize_training_loss": True}, (0, None, None), "as many training images are"),
+    ],
+)
+def test_everydream2_validation(
+    own: dict[str, Any], expected: tuple[int, str | None, int | None], told: str | None
+) -> None:
+    for name in [
+        *(f"effy/{n}.png" for n in range(8)),
+        "effy/a/8.png",
+        "effy/a/9.jpg",
+        *(f"people/{n}.png" for n in (1, 2, 3)),
+    ]:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    saved(OPTIMIZER, "optimizer.json")
+    saved({"documentation": {}, "batch_size": 4, "seed": 555, **own}, "validation.json")
+    config, report = imported(saved({**EVERYDREAM2, "validation_config": "validation.json"}))
+    validation = config.validation
+    assert (validation.images, validation.path, validation.every_epochs) == expected
+    assert told is None or told in report
+    assert "validation.json: seed: which images are held out" in report
+
+
+def test_everydream2_validation_that_cannot_be_counted() -> None:
+    saved(OPTIMIZER, "optimizer.json")
+    _, report = imported(saved({**EVERYDREAM2, "validation_config": "validation.json"}))
+    assert "validation_config: validation.json is not there; see the section validation" in report
+    saved({}, "validation.json")
+    config, report = imported(saved({**EVERYDREAM2, "validation_config": "validation.json"}))
+    assert config.validation.images == 0 and "the images are not there to be counted" in report
+
+
+@pytest.mark.parametrize(
     ("base", "expected"),
     [
         ({"optimizer": "lion", "betas": [0.9, 0.98], "weight_decay": 0.1}, ("lion", [0.9, 0.98], 0.1, {})),

@@ -409,6 +409,33 @@ def test_what_differs_is_told(lines: str, told: str) -> None:
     assert told in imported(LITTLE + lines)[1]
 
 
+def test_a_validation_split_is_a_number_of_images() -> None:
+    for number in range(3, 11):
+        picture(Path(f"img/5_rex dog/{number}.png"))
+    config, report = imported(RUN + "validation_split = 0.2\nvalidation_seed = 7\nvalidate_every_n_steps = 40\n")
+    validation = config.validation
+    assert (validation.images, validation.every_steps, validation.every_epochs) == (2, 40, None)
+    assert "validation_split: 0.2 of 10 images is 2 here" in report and "validation_seed: which images are" in report
+    planned = plan_run(load_config(Path("project.yaml"), ["data.twins=ignore"]))  # the pictures are all alike
+    assert planned.held_out().sum() == 2 and set(planned.watched["validation"].index.source_N) == {0}
+    config, report = imported(RUN + "validation_split = 0.9\nmax_validation_steps = 3\n")
+    assert (config.validation.images, config.validation.every_epochs) == (5, 1), "half stays to train on"
+    assert "max_validation_steps: 3; lower validation.images" in report
+
+
+def test_a_validation_split_that_is_of_no_use_is_told() -> None:
+    config, report = imported(RUN + "validate_every_n_steps = 40\n")
+    assert config.validation.images == 0 and "validate_every_n_steps: 40; no images are held out" in report
+    subsets = "[[datasets]]\n" + "".join(
+        f"[[datasets.subsets]]\nimage_dir = 'img/5_rex dog'\nvalidation_split = {share}\n" for share in (0.1, 0.5)
+    )
+    config, report = imported(LITTLE + subsets)
+    assert config.validation.images == 0 and "validation_split: 0.1, 0.5 of different images; set" in report
+    Path("img/5_rex dog/2.png").unlink()
+    config, report = imported(RUN + "validation_split = 0.5\n")
+    assert config.validation.images == 0 and "validation_split: 0.5; the images are not there to be counted" in report
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [

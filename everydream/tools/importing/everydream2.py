@@ -11,6 +11,7 @@ from everydream.tools.importing.keys import Keys
 from everydream.tools.importing.optimizers import put_arguments, put_optimizer, put_schedule, settle_rates
 from everydream.tools.importing.reading import read_json
 from everydream.tools.importing.timesteps import put_range
+from everydream.tools.importing.validating import put_everydream2_validation
 
 _OPTIMIZER_FILE = "optimizer.json"
 _ARGUMENTS = ("d0", "d_coef", "decouple", "growth_rate", "momentum", "safeguard_warmup", "use_bias_correction")
@@ -31,6 +32,7 @@ def everydream2(raw: dict[str, Any], file: Path) -> Draft:
     _put_training(keys, draft)
     _put_optimizer(keys, draft, _optimizer_of(keys, file, draft))
     _put_outputs(keys, draft, file)
+    put_everydream2_validation(keys, draft, file)
     keys.tell_rest(NEEDLESS, MISSING, NEUTRAL)
     return draft
 

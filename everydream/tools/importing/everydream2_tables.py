@@ -32,7 +32,6 @@ MISSING = {
     "plugins": "there are none.",
     "rated_dataset": "images are not thinned out over the epochs.",
     "rated_dataset_target_dropout_percent": "images are not thinned out over the epochs.",
-    "validation_config": "see the section preservation, which measures images that are held out.",
     "wandb": "with wandb installed set trackers: [wandb]; until then TensorBoard is used.",
 }
 NEUTRAL = {"ema_update_interval": 500, "rated_dataset_target_dropout_percent": 50}

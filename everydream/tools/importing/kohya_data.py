@@ -23,6 +23,7 @@ from everydream.tools.importing.kohya_shared import (
     sides_of,
 )
 from everydream.tools.importing.kohya_tables import MISSING, NEEDLESS, NEUTRAL
+from everydream.tools.importing.validating import put_kohya_validation
 from pictures.decode import image_extensions
 
 _ARGUMENTS = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
@@ -52,7 +53,9 @@ def put_data(draft: Draft, keys: Keys, general: Keys, datasets: list[Keys], file
         repeat_for_resolutions(draft, len(datasets) if len(kept) < len(datasets) else 1)
     else:
         _add_folders(draft, keys)
-    put_for_all(draft, subsets or [Levels([general, keys], _ARGUMENTS)])
+    tables = subsets or [Levels([general, keys], _ARGUMENTS)]
+    put_for_all(draft, tables)
+    put_kohya_validation(keys, draft, tables, file)
     weight = keys.number("prior_loss_weight", 1.0)
     if draft.has_class_images:
         draft.put("class_images.prior_weight", weight, "prior_loss_weight")
@@ -131,7 +134,7 @@ def _add_subsets(
             source = _subset(draft, subset, levels, file)
             own = {name: value for name, value in _visits(levels, draft).items() if value != common[name]}
             draft.sources += [{**source, **own}] if source else []
-            for key in FOR_ALL.values():
+            for key in (*FOR_ALL.values(), "validation_split"):
                 levels.any(key)  # set for all images together
             counting.append(levels)
             subset.tell_rest(NEEDLESS, MISSING, NEUTRAL)

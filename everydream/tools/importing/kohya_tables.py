@@ -38,14 +38,16 @@ NEEDLESS = _by_key({
     "images are scaled by one fixed rule.": "resize_interpolation",
     "inspect lists images that are enlarged.": "bucket_no_upscale",
     "the name of this file.": "config_file",
+    "which images are held out follows from seed.": "validation_seed",
     "samples are always drawn before the first step too.": "sample_at_first",
 })  # fmt: skip
 MISSING = _by_key({
     "the offset's strength does not follow the image.": "adaptive_noise_scale",
     "noise levels are uniform or logit-normal over the model's schedule, and these belong to other scripts.":
         "min_timestep max_timestep weighting_scheme logit_mean logit_std mode_scale",
-    "see the section preservation, which measures images that are held out.":
-        "validation_split validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps",
+    "set validation.images to the number of images to hold out.": "validation_split",
+    "no images are held out, so nothing is validated; see the section validation.":
+        "validate_every_n_steps validate_every_n_epochs max_validation_steps",
     "nothing is uploaded.":
         "huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility "
         "save_state_to_huggingface resume_from_huggingface async_upload",
