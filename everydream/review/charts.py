@@ -14,7 +14,10 @@ from everydream.review.history import History
 _GREY = "#808080"
 """Text and axes: it can be read on white and on black, so that one picture serves both."""
 _COLOURS = ("#1f77b4", "#e8710a", "#2ca02c", "#b65fcf", "#d62728", "#8c7b5a")
-_WIDTH, _HEIGHT = 6.4, 3.0
+_WIDTH, _HEIGHT, _COLUMNS, _POINTS = 6.4, 3.0, 2, 72
+"""Of a chart, in inches; how many stand beside each other; points of an inch."""
+_LEFT, _RIGHT, _ABOVE, _BELOW = 0.75, 0.15, 0.35, 0.35
+"""Room around the axes, in inches."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Chart:
     """What it shows and how to read it, in a sentence."""
     draw: Callable[[Any], None]
     """Draws on a matplotlib axes."""
+
+
+Drawn = tuple[Chart, str]
+"""A chart, and its <svg> element."""
 
 
 def charts(history: History) -> list[Chart]:
@@ -58,41 +65,55 @@ def charts(history: History) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
+def drawn(history: History) -> list[Drawn]:
+    """Return the charts of a run, each with its <svg> element."""
+    return [(chart, svg_of(chart)) for chart in charts(history)]
+
+
 def svg_of(chart: Chart) -> str:
     """Return a chart as an <svg> element."""
-    figure, (axes,) = _figure(1)
-    _draw(chart, axes)
-    text = _rendered(figure, "svg").decode()
-    return text[text.index("<svg") :]
+    text = _rendered(_figure([chart]), "svg").decode()
+    return text[text.index("<svg") :].rstrip()
 
 
-def write_charts(history: History) -> list[Path]:
-    """Write charts.png and charts.svg into the run folder; return what was written."""
-    every = charts(history)
-    if not every:
+def write_charts(run: Path, charts_drawn: Sequence[Drawn]) -> list[Path]:
+    """Write charts.png and charts.svg into a run folder; return what was written."""
+    if not charts_drawn:
         return []
-    figure, axes = _figure(len(every))
-    for chart, place in zip(every, axes, strict=False):
-        _draw(chart, place)
-    paths = [history.run / "charts.svg", history.run / "charts.png"]
-    for path in paths:
-        if path.suffix == ".png":
-            figure.set_facecolor("white")
-        with atomic_file(path) as partial:
-            partial.write_bytes(_rendered(figure, path.suffix[1:]))
-    return paths
+    figure = _figure([chart for chart, _ in charts_drawn])
+    figure.set_facecolor("white")
+    contents = {"charts.svg": _side_by_side([svg for _, svg in charts_drawn]), "charts.png": _rendered(figure, "png")}
+    for name, content in contents.items():
+        with atomic_file(run / name) as partial:
+            partial.write_bytes(content)
+    return [run / name for name in contents]
 
 
-def _figure(num: int) -> tuple[Any, list[Any]]:
+def _figure(every: Sequence[Chart]) -> Any:
+    """Return a figure of charts, two in a row, on no background."""
     # Not pyplot: it keeps state for the whole process, and looks for a screen.
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import
 
-    columns = 1 if num == 1 else 2
-    rows = -(-num // columns)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
+    rows = -(-len(every) // _COLUMNS)
+    width, height = _WIDTH * min(len(every), _COLUMNS), _HEIGHT * rows
+    figure = Figure(figsize=(width, height))
     figure.set_facecolor("none")
-    places = [figure.add_subplot(rows, columns, number + 1) for number in range(num)]
-    return figure, places
+    for number, chart in enumerate(every):
+        # Places are reckoned here: a layout that looks at every label draws all twice, and takes as long again.
+        left, bottom = _WIDTH * (number % _COLUMNS) + _LEFT, height - _HEIGHT * (number // _COLUMNS + 1) + _BELOW
+        size = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _ABOVE - _BELOW)
+        _draw(chart, figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height)))
+    return figure
+
+
+def _side_by_side(svgs: Sequence[str]) -> bytes:
+    """Return one SVG of several, two in a row, as they are."""
+    width, height = _WIDTH * _POINTS, _HEIGHT * _POINTS
+    whole = f"{_COLUMNS * width:g}pt", f"{-(-len(svgs) // _COLUMNS) * height:g}pt"
+    places = ((number % _COLUMNS * width, number // _COLUMNS * height) for number in range(len(svgs)))
+    parts = [svg.replace("<svg ", f'<svg x="{x:g}pt" y="{y:g}pt" ', 1) for svg, (x, y) in zip(svgs, places, strict=True)]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}">'
+    return "\n".join([head, *parts, "</svg>\n"]).encode()
 
 
 def _rendered(figure: Any, kind: str) -> bytes:
@@ -108,7 +129,7 @@ def _rendered(figure: Any, kind: str) -> bytes:
 def _draw(chart: Chart, axes: Any) -> None:
     axes.set_facecolor("none")
     axes.set_title(chart.title, loc="left", fontsize=10, color=_GREY)
-    axes.tick_params(colors=_GREY, labelsize=8)
+    axes.tick_params(which="both", colors=_GREY, labelsize=8)
     axes.grid(True, color=_GREY, alpha=0.2)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -152,8 +173,12 @@ def _lines_chart(
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             shown = smoothed(values) if smooth else values
             axes.plot(steps, shown, color=colour, marker="" if smooth or len(steps) > 50 else ".", label=_short(key))
-        if log and all(value > 0 for points in found.values() for _, value in points):
+        every = [value for points in found.values() for _, value in points]
+        if log and min(every) > 0:
             axes.set_yscale("log")
+            # As plain numbers: powers are typeset, slowly. Between powers of ten only where there is none, or one.
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}" if max(every) < 10 * min(every) else "")
 
     return Chart(name, title, about, draw)
 

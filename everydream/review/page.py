@@ -15,7 +15,7 @@ from PIL import Image
 from everydream.data.looks import Looks
 from everydream.evaluation.judging import points_of
 from everydream.formats.atomic import atomic_file
-from everydream.review.charts import charts, svg_of, write_charts
+from everydream.review.charts import Drawn, drawn, write_charts
 from everydream.review.history import History, read_history
 from everydream.review.verdict import Verdict, verdict
 
@@ -28,33 +28,36 @@ def write_review(run: Path) -> Verdict:
     """Write verdict.json, verdict.html, charts.svg and charts.png into a run folder; return the verdict."""
     history = read_history(run)
     found = verdict(history)
-    write_charts(history)
+    charts = drawn(history)
+    write_charts(run, charts)
     with Looks() as looks:
-        page = review_page(history, found, looks)
+        page = review_page(history, found, looks, charts)
     for name, text in (("verdict.json", json.dumps(found.plain(), ensure_ascii=False, indent=1)), (PAGE, page)):
         with atomic_file(run / name) as partial:
             partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return found
 
 
-def review_page(history: History, found: Verdict, looks: Looks | None) -> str:
+def review_page(history: History, found: Verdict, looks: Looks | None, charts: Sequence[Drawn]) -> str:
     """Return the page of a run; without `looks` its images have names and no pictures."""
     # A server puts the same body into a page of its own.
     environment = Environment(loader=PackageLoader("everydream.review", ""), autoescape=True)
     return environment.get_template("page.html.jinja").render(
-        **review_facts(history, found, looks),
+        **review_facts(history, found, looks, charts),
         style=Markup((files("everydream.report") / "page.css").read_text(encoding="utf-8")),
     )
 
 
-def review_facts(history: History, found: Verdict, looks: Looks | None) -> dict[str, Any]:
-    """Return what the page shows, for a server too."""
+def review_facts(
+    history: History, found: Verdict, looks: Looks | None, charts: Sequence[Drawn] | None = None
+) -> dict[str, Any]:
+    """Return what the page shows, for a server too; the charts are drawn if they are not given."""
     paths = image_paths(history)
     return {
         "history": history,
         "verdict": found,
         "title": f"{history.config.get('project', 'run')}: {history.run.name}",
-        "charts": [(chart, Markup(svg_of(chart))) for chart in charts(history)],
+        "charts": [(chart, Markup(svg)) for chart, svg in (drawn(history) if charts is None else charts)],
         "points": points_of(history.looks),
         "ledger": {
             "Loss above the others'": _entries(history.ledger.get("high", []), "excess", paths, looks),
