@@ -5,9 +5,11 @@ control     its class, nothing, other things       -> bleeding: how far towards 
 captions    captions of training images            -> copying
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from everydream.monitors import Notebook
 from everydream.outputs import Sampler
 from everydream.sampling.prompts import prompts_from_captions
 from everydream.sampling.sampler import looking_only
+from everydream.seeding import derive
 
 Picture = NDArray[np.uint8]
 _SIDE = 8
@@ -85,8 +88,8 @@ class ControlPictures:
     """The training images that pictures are compared with."""
     sampler: Sampler
     notebook: Notebook
-    base: dict[str, torch.Tensor] = field(default_factory=dict)
-    """`rows`: features of the base's pictures; saved, for after a resume the base is gone."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """`rows`: features of the base's pictures, and `made`: how; saved, for after a resume the base is gone."""
     _compared: tuple[list[Picture], torch.Tensor] | None = None
 
     def __call__(self, step: int) -> None:
@@ -101,21 +104,34 @@ class ControlPictures:
                 training = pictures_of(self.training, self.config.data, self.config.seed)
                 self._compared = training, self._rows(training)
         if step == 0:
-            self.base = {"rows": rows}
-        self._write(step, pictures)
-        numbers = self._numbers(pictures, rows)
+            self.base = {"rows": rows, "made": self._made()}
+        base = self.base["rows"] if self.base.get("made") == self._made() else None
+        self._write(step, pictures, base is not None)
+        numbers = self._numbers(pictures, rows, base)
         self.notebook.write(step, numbers, {})
-        if step and "control/bleed" in numbers:
+        if base is None:
+            why = "the base's were drawn otherwise, or not at all"
+            writer.display.say(f"Control pictures at step {step}: nothing to compare with, for {why}")
+        elif step and "control/bleed" in numbers:
             told = f"Control pictures at step {step}: bleed {numbers['control/bleed']:.2f}"
             writer.display.say(f"{told} (0: as the base model draws them; 1: like the training images)")
 
-    def _numbers(self, pictures: Sequence[Picture], rows: torch.Tensor) -> dict[str, float]:
+    def _made(self) -> int:
+        """Return a number that changes with all that pictures and their features depend on, the weights aside."""
+        samples, features = self.config.samples, self.config.control.features
+        drawn = samples.model_dump(include={"sampler", "steps", "seed", "negative_prompt", "width", "height"})
+        drawn |= {"guidance": samples.guidance[0], "resolution": self.config.data.resolution}
+        compared = Path(features).name if features is not None else ""
+        sets = self.prompts
+        prompts = json.dumps([sets.concept, sets.control, sets.captions])
+        return derive(0, "control pictures", json.dumps(drawn, sort_keys=True), compared, prompts)
+
+    def _numbers(self, pictures: Sequence[Picture], rows: torch.Tensor, base: torch.Tensor | None) -> dict[str, float]:
         assert self._compared is not None
         training, training_rows = self._compared
         first, last = len(self.prompts.concept), len(self.prompts.concept) + len(self.prompts.control)
         numbers: dict[str, float] = {}
-        base = self.base.get("rows")
-        if base is not None and base.shape == rows.shape and last > first:
+        if base is not None and last > first:
             found = bleeding(rows[first:last], base[first:last], training_rows)
             numbers["control/bleed"] = float(found.bleed_N.mean())
             numbers["control/moved"] = float(found.moved_N.mean())
@@ -136,16 +152,16 @@ class ControlPictures:
             return load_features(Path(folder), writer.launch.device).images(pictures).float().cpu()
         return latent_rows(writer.trainee.family, pictures, writer.launch.device)
 
-    def _write(self, step: int, pictures: Sequence[Picture]) -> None:
-        """Write the pictures, and a grid of them over time: a row a prompt, the base's first and today's last."""
+    def _write(self, step: int, pictures: Sequence[Picture], is_comparable: bool) -> None:
+        """Write the pictures, and a grid of them over time: a row a prompt, the base's first and today's last.
+
+        Today's alone where the earlier ones were drawn otherwise.
+        """
         self.folder.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures):
             Image.fromarray(picture).save(self._file(step, number))
-        last = len(pictures) - 1
-        drawn = sorted(
-            int(path.name[1:7]) for path in self.folder.glob(self._file(0, last).name.replace("000000", "*"))
-        )
-        drawn = [other for other in drawn if other <= step]
+        steps = (int(path.name[1:].split("-")[0]) for path in self.folder.glob(f"s*-c{len(pictures) - 1:02d}.png"))
+        drawn = sorted(other for other in steps if other <= step) if is_comparable else [step]
         shown = [drawn[i] for i in np.unique(np.linspace(0, len(drawn) - 1, _COLUMNS).round().astype(int))]
         rows = [[np.asarray(Image.open(self._file(other, n))) for other in shown] for n in range(len(pictures))]
         sets = self.prompts

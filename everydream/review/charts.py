@@ -111,7 +111,9 @@ def _side_by_side(svgs: Sequence[str]) -> bytes:
     width, height = _WIDTH * _POINTS, _HEIGHT * _POINTS
     whole = f"{_COLUMNS * width:g}pt", f"{-(-len(svgs) // _COLUMNS) * height:g}pt"
     places = ((number % _COLUMNS * width, number // _COLUMNS * height) for number in range(len(svgs)))
-    parts = [svg.replace("<svg ", f'<svg x="{x:g}pt" y="{y:g}pt" ', 1) for svg, (x, y) in zip(svgs, places, strict=True)]
+    parts = [
+        svg.replace("<svg ", f'<svg x="{x:g}pt" y="{y:g}pt" ', 1) for svg, (x, y) in zip(svgs, places, strict=True)
+    ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}">'
     return "\n".join([head, *parts, "</svg>\n"]).encode()
 

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+import yaml
 from conftest import lines_of, make_images, metrics_of, train_here
 from PIL import Image
 
+from everydream import plan
 from everydream.config import load_config
+from everydream.control import PromptSets, prompt_sets
 from everydream.errors import ConfigError
 from everydream.evaluation.judging import best_of
 from everydream.plan import plan_run
@@ -102,8 +106,8 @@ def test_what_is_measured_and_written(project: Project, capfd: pytest.CaptureFix
     assert "Over-fit gap at step" in said and "Control pictures at step" in said
     grids = sorted(path.name for path in (run / "control").glob("*-grid.png"))
     assert len(grids) == len(of(run, "control/bleed"))
-    with Image.open(run / "control" / grids[0]) as before, Image.open(run / "control" / grids[-1]) as after:
-        assert after.width > before.width, "the base's pictures stand beside"
+    before, after = (width_of(run / "control" / name) for name in (grids[0], grids[-1]))
+    assert after > before, "the base's pictures stand beside"
     verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
     assert f"Verdict: {verdict['headline']}" in said and f"Page:            {run / 'verdict.html'}" in said
     assert (run / "charts.png").stat().st_size > 10_000 and (run / "charts.svg").stat().st_size > 10_000
@@ -132,7 +136,7 @@ def twin(path: Path, to: Path) -> None:
         image.convert("RGB").resize((image.width * 3 // 4, image.height * 3 // 4)).save(to, quality=85)
 
 
-def test_no_twin_of_a_held_out_image_trains(project: Project, tmp_path: Path) -> None:
+def test_no_twin_of_a_held_out_image_trains(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = project(validation={"images": 3}, preservation={"images": 2})
     mine = sorted((tmp_path / "mine").iterdir())
     twin(mine[0], tmp_path / "mine" / "again_1.jpg")
@@ -149,6 +153,9 @@ def test_no_twin_of_a_held_out_image_trains(project: Project, tmp_path: Path) ->
         without = held_out_of(config, seed, "data.twins=ignore")
         leaks += any(len(pair & without) == 1 for pair in pairs) or bool(without & across)
     assert leaks and together, "or this would show nothing"
+    monkeypatch.setattr(plan, "_MOST_LOOKED_AT", 10)
+    kin = [plan_run(load_config(config, [f"data.twins={how}"])).kin for how in ("auto", "together", "ignore")]
+    assert [len(found) for found in kin] == [0, 3, 0], "auto looks in small sets alone"
 
 
 def held_out_of(config: Path, seed: int, *overrides: str) -> set[str]:
@@ -186,6 +193,65 @@ def test_a_run_that_gets_no_better_ends_and_can_be_told_to_go_on(
     planned = plan_run(load_config(config))
     train_here(config, "stop.when=null", "stop.patience=5", resume=run / LAST)
     assert metrics_of(run)[-1]["step"] == planned.total_steps > 3
+
+
+def test_what_control_pictures_show_and_are_compared_with(
+    project: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same pictures by latents, by one training image, by a CLIP; other ones have no base to compare with."""
+    tiny.save_clip(tmp_path / "clip")
+    control = {"every_steps": 1, "concept": ["a thing"], "control": ["", "a dog"], "captions": 1}
+    config = project(control=control, samples=EVERY["samples"], train={"max_steps": 2})
+    plain, one, by_clip = (
+        train_here(config, "train.max_steps=1", *more)
+        for more in ([], ["control.compared=1"], [f"control.features={tmp_path / 'clip'}"])
+    )
+    numbers = [of(run, "copying/cosine") for run in (plain, one, by_clip)]
+    assert all(list(found) == [0, 1] for found in numbers)
+    assert len({found[0]["copying/cosine"] for found in numbers}) == 3
+    assert numbers[1][0]["copying/cosine"] == 0, "one image alone differs in nothing from their mean"
+    assert len({(run / "control" / "s000001-c03.png").read_bytes() for run in (plain, one, by_clip)}) == 1
+    assert numbers[0][1]["control/moved"] != numbers[2][1]["control/moved"] > 0
+    capfd.readouterr()
+    other = train_here(config, "control.control=['', a cat]", resume=plain / LAST, allow_changes=True)
+    assert "Control pictures at step 2: nothing to compare with" in capfd.readouterr().err
+    assert list(of(other, "control/bleed")) == [0, 1] and list(of(other, "copying/cosine")) == [0, 1, 2]
+    before, beside, alone = (width_of(other / "control" / f"s{step:06d}-grid.png") for step in (0, 1, 2))
+    assert beside > before == alone, "no base that was drawn otherwise stands beside"
+
+
+def width_of(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width
+
+
+def test_which_prompts_are_control_pictures(project: Project) -> None:
+    captions = {"training": [f"thing {number}" for number in range(9)], "ground_truth": ["a tree", "a house"]}
+    sources: list[dict[str, Any]] = yaml.safe_load(project().read_text(encoding="utf-8"))["data"]["sources"]
+    sources[0] |= {"token": "sks", "class_word": "dog", "captions": "joepenna"}
+
+    def sets(**control: Any) -> PromptSets:
+        settings = {"every_steps": 9, **control}
+        return prompt_sets(load_config(project(data={"sources": sources}, control=settings)), captions)
+
+    usual = sets()
+    assert usual.concept == ["sks dog"] and usual.control == ["", "dog", "a house", "a tree"]
+    assert len(usual.captions) == 4 and set(usual.captions) <= set(captions["training"])
+    assert usual.all == [*usual.concept, *usual.control, *usual.captions]
+    assert sets(concept=[]).concept == [] and sets(concept=["one"]).concept == ["one"]
+    assert sets(control=["two"]).control == ["two"]
+    assert [len(sets(captions=num).captions) for num in (0, 2)] == [0, 2]
+
+
+def test_validations_timesteps_and_epochs_change_what_is_measured(project: Project) -> None:
+    config = project(validation={"images": 2, "every_epochs": 1}, train={"epochs": 2})
+    rough, fine = (
+        train_here(config, f"validation.timesteps={number}", f"train.max_steps={steps}")
+        for number, steps in ((1, 5), (6, 1))
+    )
+    assert validation(rough)[0]["validation/loss"] != validation(fine)[0]["validation/loss"]
+    first, *_ = (line["step"] for line in metrics_of(rough) if line["epoch"] == 1)
+    assert list(validation(rough)) == [0, first - 1, 5], "after an epoch, and at the end"
 
 
 def test_an_alarm_is_told_once(project: Project, capfd: pytest.CaptureFixture[str]) -> None:

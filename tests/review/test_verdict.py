@@ -12,7 +12,7 @@ from conftest import make_images
 from PIL import Image
 
 from everydream.errors import ConfigError
-from everydream.review.charts import charts, smoothed, svg_of, write_charts
+from everydream.review.charts import charts, drawn, smoothed, svg_of, write_charts
 from everydream.review.history import read_history
 from everydream.review.page import write_review
 from everydream.review.verdict import Verdict, verdict
@@ -154,13 +154,13 @@ def test_charts_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     assert names == ["cost", "changes", "loss", "bands", "bleed", "lr", "clipped"]
     assert "chosen: step 50" in svg_of(charts(history)[0])
     assert svg_of(charts(history)[1]) == svg_of(charts(history)[1]), "nothing in it depends on the day"
-    written = write_charts(history)
+    written = write_charts(history.run, drawn(history))
     with Image.open(tmp_path / "run" / "charts.png") as image:
         assert image.width > 1000 and len(image.convert("L").getcolors() or ()) > 10
     assert [path.name for path in written] == ["charts.svg", "charts.png"]
     bare = make_run(tmp_path / "bare", {})
     (bare / "metrics.jsonl").write_text("")
-    assert charts(read_history(bare)) == [] == write_charts(read_history(bare))
+    assert charts(read_history(bare)) == [] == write_charts(bare, [])
     assert smoothed([float(n) for n in range(40)])[-3:] == [36.5, 37.5, 38.5] and smoothed([1.0, 3.0]) == [1.0, 3.0]
 
 
