@@ -81,7 +81,8 @@ def test_killed_and_resumed_with_everything_on_is_the_same_to_the_byte(
 
 
 def test_what_is_measured_and_written(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
-    run = train_here(project(**EVERY, train={"epochs": 8}), reviewed=True)
+    control = {**EVERY["control"], "every_steps": 8}
+    run = train_here(project(**{**EVERY, "control": control}, train={"epochs": 6}), reviewed=True)
     said = capfd.readouterr().err
     steps, total = metrics_of(run), metrics_of(run)[-1]["step"]
     found = validation(run)
@@ -91,7 +92,7 @@ def test_what_is_measured_and_written(project: Project, capfd: pytest.CaptureFix
     assert last["overfit/gap"] == pytest.approx(last["validation/coarse_change"] - last["train/coarse_change"])
     assert last["validation_trained/loss"] != last["validation/loss"], "the average is what is shown"
     assert last["validation_trained/base"] == last["validation/base"] == found[0]["validation/loss"]
-    assert list(of(run, "control/bleed")) == [0, *range(4, total, 4), total]
+    assert list(of(run, "control/bleed")) == [0, *range(8, total, 8), total]
     assert of(run, "control/bleed")[0]["control/bleed"] == pytest.approx(0, abs=1e-5)
     assert {"copying/cosine", "copying/ssim", "copying/hash", "control/moved"} <= set(of(run, "control/bleed")[total])
     assert of(run, "moved/unet")[total]["moved/unet"] > of(run, "moved/unet")[total]["moved/text_encoder"] > 0
@@ -181,7 +182,7 @@ def test_a_run_that_gets_no_better_ends_and_can_be_told_to_go_on(
 ) -> None:
     config = project(
         validation={"images": 2, "every_steps": 1}, unet={"lr": 0.0}, text_encoder={"lr": 0.0},
-        stop={"when": "overfit", "patience": 2}, train={"epochs": 3},
+        stop={"when": "overfit", "patience": 2}, train={"epochs": 2, "max_steps": 5},
     )  # fmt: skip
     run = train_here(config)
     assert metrics_of(run)[-1]["step"] == 3, "the first is the best of equals, then two more"
@@ -270,13 +271,14 @@ def test_an_alarm_is_told_once(project: Project, capfd: pytest.CaptureFixture[st
 
 def test_by_default_measuring_takes_a_twentieth(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     """16 draws an epoch are 64 passes; measuring 2 images and 2 twins 24: more than a twentieth of 7 epochs."""
-    run = train_here(project(validation={"images": 2}, train={"epochs": 9}))
+    config = project(validation={"images": 2}, train={"epochs": 9, "batch_size": 16})
+    run = train_here(config)
     said = capfd.readouterr().err
     assert "validation: 2 held-out images (mine 2) and 2 that are trained on" in said
     lines = validation(run)
     ends = [line["step"] for line, after in zip(metrics_of(run), metrics_of(run)[1:], strict=False)
             if after["epoch"] > line["epoch"]]  # fmt: skip
-    draws = plan_run(load_config(project(validation={"images": 2}, train={"epochs": 9}))).mix.mean_counts().sum()
+    draws = plan_run(load_config(config)).mix.mean_counts().sum()
     every = -(-24 // int(0.2 * draws))
     assert f"before training, every {every} epochs and at the end" in said
     assert list(lines) == [0, *ends[every - 1 :: every], metrics_of(run)[-1]["step"]]
