@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from everydream.data.excluding import ENDING
 from everydream.data.pairing import source_problems
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.diffusion.settings import LossSettings, TimestepSettings
@@ -130,7 +131,20 @@ def load_config(path: Path, overrides: list[str] | None = None, to_train: bool =
     for override in overrides or []:
         problem = apply_override(raw, override)
         problems += [problem] if problem else []
-    return resolve(raw, path, problems, to_train)
+    return _with_own_list(resolve(raw, path, problems, to_train), path)
+
+
+def _with_own_list(config: RunConfig, path: Path) -> RunConfig:
+    """Return the config with the list of images switched off that lies beside its file, if it names none itself."""
+    beside = excluded_beside(path)
+    if config.data.exclude is not None or not beside.exists():
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"exclude": str(beside)})})
+
+
+def excluded_beside(path: Path) -> Path:
+    """Return where the list of images switched off is looked for, and written, unless data.exclude names it."""
+    return path.with_name(path.stem + ENDING)
 
 
 def resolve_saved(raw: dict[str, Any], checkpoint: Path, overrides: list[str] | None = None) -> RunConfig:
@@ -289,7 +303,7 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
             "model": config.model.model_copy(
                 update={"path": found(config.model.path), "config": found(config.model.config)}
             ),
-            "data": config.data.model_copy(update={"sources": sources}),
+            "data": config.data.model_copy(update={"sources": sources, "exclude": found(config.data.exclude)}),
             "samples": config.samples.model_copy(update={"prompts": found(config.samples.prompts)}),
             "preservation": config.preservation.model_copy(update={"path": found(config.preservation.path)}),
             "validation": config.validation.model_copy(update={"path": found(config.validation.path)}),
@@ -305,6 +319,7 @@ def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
         for n, source in enumerate(config.data.sources)
         if source.generate is None  # what is missing of class images is made
     ]
+    named += [("data.exclude", config.data.exclude or "")]
     named += [("preservation.path", config.preservation.path or ""), ("validation.path", config.validation.path or "")]
     if to_train:
         named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]

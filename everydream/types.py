@@ -69,6 +69,10 @@ class Index:
     warnings: dict[int, list[str]]
     """Record -> what `inspect` should say about it. Sparse."""
     rejected: Sequence[Rejection]
+    switched_off: Sequence[str] = ()
+    """Keys of the images that data.exclude leaves out."""
+    unknown_off: Sequence[str] = ()
+    """Lines of data.exclude that name no image."""
 
     def __post_init__(self) -> None:
         num = len(self.paths)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from everydream.data.excluding import parted, read_excluded
 from everydream.data.kohya import parse_folder
 from everydream.data.masks import require_opacity, require_sound_mask
 from everydream.data.pairing import unique_names
@@ -54,7 +55,9 @@ OWN_CAPTIONS = ("everydream", "manifest")
 """Caption rules that expect a caption for each image, not one for a whole folder."""
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
+    """A usable image."""
+
     candidate: Candidate
     width: int
     height: int
@@ -62,18 +65,24 @@ class _Record(NamedTuple):
     digest: int
     warnings: list[str]
 
+    @property
+    def source(self) -> int:
+        """The number of its source."""
+        return self.candidate.source
+
+    @property
+    def path(self) -> str:
+        """Relative to the source's folder."""
+        return self.candidate.path
+
 
 def scan(data: DataSettings, captions: CaptionSettings, progress: Callable[[int, int], None] | None = None) -> Index:
     """Look at every image of every source; `DataError` names all sources that cannot be read.
 
     `progress` is called with (done, total) after each image.
     """
-    found = _list_sources(data, captions)
-    candidates = [item for item in found if isinstance(item, Candidate)]
-    checked = list(_check_all(candidates, data, progress))
-    records = [item for item in checked if isinstance(item, _Record)]
-    rejected = [item for item in (*found, *checked) if isinstance(item, Rejection)]
-    return _to_index(data.sources, captions, records, sorted(rejected, key=lambda item: (item.source, item.path)))
+    wanted = parted(list_images(data, captions), unique_names(data.sources), read_excluded(data.exclude))
+    return to_index(data, captions, check_images(wanted.kept, data, progress), wanted.off, wanted.unknown)
 
 
 def require_usable(index: Index, strict: bool = False) -> None:
@@ -138,7 +147,8 @@ def _like_kohyas(index: Index, sources: Sequence[SourceSettings]) -> set[int]:
 # Looking at the images
 
 
-def _list_sources(data: DataSettings, captions: CaptionSettings) -> list[Candidate | Rejection]:
+def list_images(data: DataSettings, captions: CaptionSettings) -> list[Candidate | Rejection]:
+    """Return every image of every source, not opened yet; `DataError` names all sources that cannot be read."""
     problems: list[str] = []
     found: list[Candidate | Rejection] = []
     for number, source in enumerate(data.sources):
@@ -155,9 +165,18 @@ def _list_sources(data: DataSettings, captions: CaptionSettings) -> list[Candida
     return found
 
 
+def check_images(
+    found: Sequence[Candidate | Rejection], data: DataSettings, progress: Callable[[int, int], None] | None = None
+) -> list[Record | Rejection]:
+    """Open what was listed, headers or pixels as `data.check` says; rejections come first and stay as they are."""
+    candidates = [item for item in found if isinstance(item, Candidate)]
+    rejected = [item for item in found if isinstance(item, Rejection)]
+    return [*rejected, *_check_all(candidates, data, progress)]
+
+
 def _check_all(
     candidates: Sequence[Candidate], data: DataSettings, progress: Callable[[int, int], None] | None
-) -> Iterator[_Record | Rejection]:
+) -> Iterator[Record | Rejection]:
     full = data.check == "full" or (data.check == "auto" and len(candidates) <= AUTO_FULL_IMAGES)
     alone = threading.Lock()
     # Threads, not processes: Pillow releases the interpreter lock while it decodes, and headers are mostly waiting.
@@ -172,7 +191,7 @@ def _check_all(
                 progress(done, len(candidates))
 
 
-def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threading.Lock) -> _Record | Rejection:
+def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threading.Lock) -> Record | Rejection:
     try:
         found = probe(picture_at(candidate.file), data.max_megapixels)
         if full:
@@ -191,7 +210,7 @@ def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threadin
         return Rejection(candidate.source, show(candidate.path), str(error))
     except OSError as error:
         return Rejection(candidate.source, show(candidate.path), f"cannot be read: {error.strerror or error}")
-    return _Record(
+    return Record(
         candidate, found.width, found.height, mask, digest, [*candidate.warnings, *_file_warnings(candidate, found)]
     )
 
@@ -234,12 +253,17 @@ def _sampled_content(path: Path) -> tuple[int, list[bytes]]:
 # Columns
 
 
-def _to_index(
-    sources: Sequence[SourceSettings],
+def to_index(
+    data: DataSettings,
     captions: CaptionSettings,
-    records: Sequence[_Record],
-    rejected: Sequence[Rejection],
+    found: Sequence[Record | Rejection],
+    switched_off: Sequence[str] = (),
+    unknown_off: Sequence[str] = (),
 ) -> Index:
+    """Arrange what was found as columns."""
+    sources = data.sources
+    records = [item for item in found if isinstance(item, Record)]
+    rejected = [item for item in found if isinstance(item, Rejection)]
     candidates = [record.candidate for record in records]
     resolved = [candidate.resolved for candidate in candidates]
     batch_ids = ["", *sorted({item.batch_id for item in resolved} - {""})]
@@ -271,7 +295,9 @@ def _to_index(
         wildcards=captions.wildcards,
         grammars=[has_grammar(source) for source in sources],
         warnings=warnings,
-        rejected=rejected,
+        rejected=sorted(rejected, key=lambda item: (item.source, item.path)),
+        switched_off=switched_off,
+        unknown_off=unknown_off,
     )
 
 

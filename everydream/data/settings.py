@@ -163,6 +163,8 @@ class DataSettings(Settings):
     """Colour under transparent images."""
     masks: Literal["files", "alpha", "none"] = "files"
     """What trains of an image: `name.mask.png` beside it, white all, black nothing; alpha: else its own opacity."""
+    exclude: str | None = None
+    """Text file of images switched off, one `source/path` a line; null: `<config>.excluded.txt` beside it, if there."""
     max_megapixels: Annotated[float, Field(gt=0.0)] = 150.0
     """Larger images are rejected before they are decoded (decompression bombs)."""
     twins: Literal["auto", "together", "ignore"] = "auto"

@@ -24,8 +24,8 @@ Finding = dict[str, Any]
 def findings(facts: dict[str, Any]) -> list[Finding]:
     """Return what of the inspection's facts a user should know, the worst first."""
     found = [
-        *_rejected(facts), *_leaks(facts), *_sources(facts), *_duplicates(facts), *_captions(facts), *_learned(facts),
-        *_tokens(facts), *_balance(facts), *_batches(facts), *_images(facts),
+        *_rejected(facts), *_switched_off(facts), *_leaks(facts), *_sources(facts), *_duplicates(facts),
+        *_captions(facts), *_learned(facts), *_tokens(facts), *_balance(facts), *_batches(facts), *_images(facts),
     ]  # fmt: skip
     return sorted(found, key=lambda item: LEVELS.index(item["level"]))
 
@@ -50,6 +50,16 @@ def _rejected(facts: dict[str, Any]) -> Iterator[Finding]:
             "rejected",
             f"Files that cannot be used, and are left out: {count}.",
             "Repair or remove them; the list gives each one's reason.",
+        )
+
+
+def _switched_off(facts: dict[str, Any]) -> Iterator[Finding]:
+    if unknown := facts["switched_off"]["unknown"]:
+        yield _finding(
+            "warning",
+            "switched off",
+            f"Lines of data.exclude that name no image: {len(unknown)} ({_some(unknown)}).",
+            "A line is source/path, as in reports; correct or remove them.",
         )
 
 

@@ -27,6 +27,7 @@ from everydream.report.outline import (
     describe_measured,
     describe_rejected,
     describe_shared,
+    describe_switched_off,
     table,
 )
 from everydream.report.page import embedded_pictures, page_data, render
@@ -153,6 +154,7 @@ def inspect_report(planned: Planned, count_tokens: Callable[[str], int]) -> dict
         "sources": source_facts(planned),
         "images": images,
         "rejected": [{"path": r.path, "reason": r.reason, "source": index.names[r.source]} for r in index.rejected],
+        "switched_off": {"images": list(index.switched_off), "unknown": list(index.unknown_off)},
         "epoch": {
             "draws": len(plan.record_K),
             "batches": plan.num_batches,
@@ -177,7 +179,7 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
     unusual += _by_kind(
         [(f"{e['source']}/{e['path']}", warning) for e in report["images"] for warning in e["warnings"]]
     )
-    unusual += describe_shared(planned)
+    unusual += [*describe_shared(planned), *describe_switched_off(planned)]
     draws = Counter(entry["draws"] for entry in report["images"] if "held_out" not in entry)
     rows = [
         ("Findings", describe_findings(report)),
@@ -191,6 +193,7 @@ def describe_inspection(planned: Planned, report: dict[str, Any]) -> str:
         ("Rejected", describe_rejected(planned) or ["nothing"]),
     ]
     seen = f"{len(index)} images usable, {len(index.rejected)} rejected"
+    seen += f", {len(index.switched_off)} switched off" if index.switched_off else ""
     return f"{seen}\n{table(rows)}"
 
 

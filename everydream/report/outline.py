@@ -97,6 +97,16 @@ def describe_rejected(planned: Planned) -> list[str]:
     return lines + ([f"... and {more} more; `everydream inspect --json FILE` lists all"] if more > 0 else [])
 
 
+def describe_switched_off(planned: Planned) -> list[str]:
+    """Return how many images data.exclude leaves out, and a line for what it names in vain; nothing without a list."""
+    index, path = planned.index, planned.config.data.exclude
+    lines = [f"{len(index.switched_off)} images switched off, by {path}"] if index.switched_off else []
+    if index.unknown_off:
+        named = ", ".join(index.unknown_off[:_OF_A_KIND]) + (", ..." if len(index.unknown_off) > _OF_A_KIND else "")
+        lines.append(f"data.exclude: {len(index.unknown_off)} lines of {path} name no image: {named}")
+    return lines
+
+
 def table(rows: list[tuple[str, list[str]]]) -> str:
     """Return rows of (name, lines) for a terminal."""
     return "\n".join(

@@ -17,6 +17,7 @@ from everydream.report.outline import (
     describe_measured,
     describe_rejected,
     describe_shared,
+    describe_switched_off,
     table,
 )
 from everydream.report.sources import describe_sources, source_facts
@@ -46,6 +47,8 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str, device: to
         ("Saves", [export.describe(planned.config.checkpoints)]),
         ("Disk", [", ".join(f"{name} {size}" for name, size in sizes.items())]),
     ]
+    if off := describe_switched_off(planned):
+        rows.append(("Off", off))
     if planned.index.rejected:
         rows.append(("Rejected", describe_rejected(planned)))
     warmup = warmup_steps(planned.config.lr_schedule, planned.total_steps)

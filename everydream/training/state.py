@@ -213,10 +213,11 @@ def peek_config(path: Path) -> dict[str, Any]:
     return config
 
 
-# What may differ between a run and its continuation without changing a single number of the training.
+# What may differ between a run and its continuation without changing a single number of the training; what data.exclude
+# leaves out is compared image by image.
 _FREE = (
     "project", "runs_dir", "samples", "trackers", "checkpoints", "model.path", "model.config", "data.workers",
-    "data.check", "data.strict", "train.gradient_checkpointing", "preservation.every_steps",
+    "data.check", "data.strict", "data.exclude", "train.gradient_checkpointing", "preservation.every_steps",
     "preservation.every_epochs", "validation.every_steps", "validation.every_epochs", "control", "stop",
     "memory.offload_optimizer", "memory.offload_frozen",
 )  # fmt: skip
