@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from everydream.tools.info.cli import info
 from everydream.tools.models.cli import convert, merge, prune, sample
 from everydream.tools.prep.cli import prep
 from scrapers.cli import app as scrape_app
+
+if TYPE_CHECKING:
+    from everydream.config import RunConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 # The one place where the two packages meet: a command of this line that the scraper brings with it.
@@ -125,13 +128,7 @@ def inspect(
             raw: dict[str, Any] = {"model": {"path": "none"}, "data": {"sources": [{"path": folders[0]}]}}
             problems = [problem for item in overrides if (problem := apply_override(raw, item))]
             settings = resolve(raw, Path("inspect"), problems)
-        missing: list[str] = []
-        if Path(settings.model.path).exists() and any(source.generate for source in settings.data.sources):
-            # Only then, for it loads the model libraries, and that takes seconds.
-            from everydream.class_images import describe_missing, with_class_images  # noqa: PLC0415
-
-            settings, made = with_class_images(settings)
-            missing = describe_missing(made)
+        settings, missing = _with_class_images(settings)
         planned = plan_run(settings, check=False)
         with counting("Looking at images", len(planned.index)) as show:
             report = inspect_run(planned, cache, html, lambda done, _: show(done, ""))
@@ -147,6 +144,43 @@ def inspect(
             raise ConfigError("\n".join(unused))
         require_usable(planned.index, settings.data.strict)
         require_enough(planned.index, settings.data.sources, monitors_of(settings), planned.kin)
+
+
+def _with_class_images(settings: "RunConfig") -> tuple["RunConfig", list[str]]:
+    """Return the config with the class images that were made, and a line for what is missing of them."""
+    if not (Path(settings.model.path).exists() and any(source.generate for source in settings.data.sources)):
+        return settings, []
+    # Only then, for it loads the model libraries, and that takes seconds.
+    from everydream.class_images import describe_missing, with_class_images  # noqa: PLC0415
+
+    found, made = with_class_images(settings)
+    return found, describe_missing(made)
+
+
+@app.command()
+def studio(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any that is free.")] = 0,
+    run: Annotated[Path | None, typer.Option(help="The run to follow; default: the project's newest.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for what was seen of images; default: ~/.cache/everydream.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve inspect's page on this machine: captions to edit, images to switch off, the live run."""
+    with told(debug, "Stopped. Every change is on disk."):
+        from everydream.config import load_config  # noqa: PLC0415
+        from everydream.studio.server import serve  # noqa: PLC0415
+        from everydream.tools.progress import counting  # noqa: PLC0415
+
+        if config is None:
+            raise ConfigError("Say which project: --config project.yaml.")
+        settings, _ = _with_class_images(load_config(config, overrides))
+        with counting("Looking at images", 1) as show:
+            serve(settings, config, port=port, run=run, browser=browser, cache=cache,
+                  progress=lambda done, _: show(done, ""))  # fmt: skip
 
 
 @app.command()

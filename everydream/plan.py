@@ -75,12 +75,18 @@ class Planned:
         )
 
 
-def plan_run(config: RunConfig, progress: Callable[[int, int], None] | None = None, check: bool = True) -> Planned:
+def plan_run(
+    config: RunConfig,
+    progress: Callable[[int, int], None] | None = None,
+    check: bool = True,
+    index: Index | None = None,
+) -> Planned:
     """Scan the images and plan the run; `check` refuses a set with nothing usable, or with rejections if strict.
 
+    `index`: the images, where they were scanned before.
     Raises DataError, and ConfigError where more is to be held out than there is.
     """
-    index = scan(config.data, config.captions, progress)
+    index = index if index is not None else scan(config.data, config.captions, progress)
     if check:
         require_usable(index, config.data.strict)
     wanted = monitors_of(config)

@@ -56,9 +56,12 @@ def read_excluded(path: str | None) -> list[str]:
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return the text of a list, sorted."""
-    return "\n".join([_HEAD, *sorted(names), ""])
+def switched(text: str | None, names: Iterable[str], off: bool) -> str:
+    """Return the text of a list (None: there is none yet) with these names in it, or without; all else stays."""
+    wanted = set(names)
+    lines = [_HEAD] if text is None else text.rstrip("\n").split("\n")
+    lines = [line for line in lines if line.strip() not in wanted]
+    return "\n".join([*lines, *(sorted(wanted) if off else []), ""])
 
 
 def can_be_listed(name: str) -> bool:

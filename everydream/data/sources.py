@@ -5,7 +5,7 @@ Reads directories, sidecars, setting files and manifests, never an image.
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -91,14 +91,15 @@ def has_grammar(source: SourceSettings) -> bool:
 
 
 def list_source(
-    number: int, source: SourceSettings, captions: CaptionSettings, flip_p: float
+    number: int, source: SourceSettings, captions: CaptionSettings, flip_p: float, only: Container[str] | None = None
 ) -> list[Candidate | Rejection]:
     """Return every image of a source, sorted by path, as something to open or as a rejection with its reason.
 
-    `BadText` if the source is a manifest that cannot be read as a whole.
+    Of a folder, `only` the images of these paths, if they are given. `BadText` if the source is a manifest that cannot
+    be read as a whole.
     """
     lister = _Lister(number, source, captions, flip_p)
-    listed = lister.manifest() if source.caption_rule == "manifest" else lister.folders()
+    listed = lister.manifest() if source.caption_rule == "manifest" else lister.folders(only)
     found = sorted(listed, key=lambda item: item.path)
     # Of made class images only as many as are asked for: another run may have wanted more in the same folder.
     is_made = source.generate is not None and (source_root(source) / MARKER).is_file()
@@ -165,8 +166,8 @@ class _Lister:
         self._root = source_root(source)
         self._settings = FolderSettings(self._root)
 
-    def folders(self) -> Iterator[Candidate | Rejection]:
-        """List an `everydream` or `label` source."""
+    def folders(self, only: Container[str] | None) -> Iterator[Candidate | Rejection]:
+        """List a source that is a folder."""
         extensions = image_extensions()
         for folder in walk(self._root):
             if folder.problem:
@@ -178,7 +179,10 @@ class _Lister:
                 if name.lower().endswith(MASK) and name not in are_masks:
                     reason = "named as a mask is, and there is no image that it belongs to"
                     yield Rejection(self._number, show(posixpath.join(folder.path, name)), reason)
-                elif extension.lower() in extensions and name not in are_masks:
+                elif (
+                    extension.lower() in extensions and name not in are_masks
+                    and (only is None or posixpath.join(folder.path, name) in only)
+                ):  # fmt: skip
                     mask = posixpath.join(folder.path, masks[stem]) if stem in masks else ""
                     yield self._image(posixpath.join(folder.path, name), siblings, mask)
 

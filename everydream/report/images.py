@@ -1,6 +1,7 @@
 """What is unusual about each image of a run: what the scan said, enlargement, heavy crops, captions cut short."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
 from everydream.data.buckets import kept_fraction
 from everydream.data.drawing import longest_reading
@@ -29,32 +30,43 @@ def image_warnings(planned: Planned, count_tokens: Callable[[str], int]) -> dict
     # The largest resolution is where an image is enlarged first; what the crop takes hardly differs between them.
     resolutions = [resolution for resolution, _ in planned.config.data.resolutions]
     index, sizes = planned.index, planned.bucket_of_each(resolutions.index(max(resolutions)))
-    most = TOKENS_OF_A_CHUNK * planned.config.text_encoder.chunks + 2
+    most = most_tokens(planned)
     warnings = {record: list(lines) for record, lines in index.warnings.items()}
-    lengths: dict[str, int] = {}
+    counted = cache(count_tokens)
     for i in range(len(index)):
-        width, height = int(index.width_N[i]), int(index.height_N[i])
-        bucket = sizes[i]
-        scale = max(bucket[0] / width, bucket[1] / height)
-        if scale > 1:
-            warnings.setdefault(i, []).append(
-                f"enlarged {scale:.2f} times: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
-            )
-        lost = 1 - kept_fraction(width, height, bucket)
-        if lost > 1 / 3:
-            warnings.setdefault(i, []).append(
-                f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
-            )
-        for written in index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]:
-            caption = longest_reading(written, index.wildcards, index.grammars[int(index.source_N[i])])
-            # A token is at least a byte, and begin and end take two: most captions need not be counted.
-            if len(caption.encode("utf-8", "replace")) + 2 <= most:
-                continue
-            tokens = lengths.setdefault(caption, count_tokens(caption))
-            if tokens > most:
-                tail = _lost_tail(caption, count_tokens, most)
-                warnings.setdefault(i, []).append(f"caption has {tokens} tokens of {most}; this tail is lost: {tail!r}")
+        written = index.captions[int(index.caption_offsets[i]) : int(index.caption_offsets[i + 1])]
+        readings = [longest_reading(text, index.wildcards, index.grammars[int(index.source_N[i])]) for text in written]
+        size = (int(index.width_N[i]), int(index.height_N[i]))
+        if lines := [*size_warnings(size, sizes[i]), *length_warnings(readings, counted, most)]:
+            warnings.setdefault(i, []).extend(lines)
     return warnings
+
+
+def most_tokens(planned: Planned) -> int:
+    """Return how many tokens of a caption are read, begin and end included."""
+    return TOKENS_OF_A_CHUNK * planned.config.text_encoder.chunks + 2
+
+
+def size_warnings(size: tuple[int, int], bucket: tuple[int, int]) -> Iterator[str]:
+    """Yield what is unusual about an image's (width, height) in its bucket: enlargement, a heavy crop."""
+    (width, height), scale = size, max(bucket[0] / size[0], bucket[1] / size[1])
+    if scale > 1:
+        yield f"enlarged {scale:.2f} times: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
+    lost = 1 - kept_fraction(width, height, bucket)
+    if lost > 1 / 3:
+        yield f"loses {100 * lost:.0f} % to the crop: {width}x{height} for the bucket {bucket[0]}x{bucket[1]}"
+
+
+def length_warnings(captions: Iterable[str], count_tokens: Callable[[str], int], most: int) -> Iterator[str]:
+    """Yield the tail that is lost of each caption of more tokens than `most`."""
+    for caption in captions:
+        # A token is at least a byte, and begin and end take two: most captions need not be counted.
+        if len(caption.encode("utf-8", "replace")) + 2 <= most:
+            continue
+        tokens = count_tokens(caption)
+        if tokens > most:
+            tail = _lost_tail(caption, count_tokens, most)
+            yield f"caption has {tokens} tokens of {most}; this tail is lost: {tail!r}"
 
 
 def _lost_tail(caption: str, count_tokens: Callable[[str], int], most: int) -> str:

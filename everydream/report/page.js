@@ -10,11 +10,13 @@
     image.text = `${image.id}\n${image.caption}`.toLowerCase();
     return image;
   });
+  for (const number of data.off || []) { images[number].off = true; }
   const AT_ONCE = 120;
   let chosen = images;
   let shown = 0;
   let only = null; // the images of a finding
   let opened = null;
+  let also = () => true; // what else a server's page filters by
 
   const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
   const visible = (text) => text.replace(UNSEEN,
@@ -41,9 +43,13 @@
     return svg;
   };
 
-  const drawInto = (frame, image) => {
+  // A file holds its pictures; a server is asked for them, by the images' ids.
+  const pictureOf = (image, size) => (data.pictures ? data.pictures[image.number]
+    : `picture?${new URLSearchParams({ id: image.id, size })}`);
+
+  const drawInto = (frame, image, size = "small") => {
     frame.replaceChildren();
-    const source = data.pictures[image.number];
+    const source = pictureOf(image, size);
     if (source === undefined) {
       frame.append(element("span", "picture not in this file", "none"));
       return;
@@ -65,7 +71,7 @@
   const fits = (image) => {
     const words = at("text").value.toLowerCase().trim();
     const warning = at("warning").value;
-    return (!only || only.has(image.number))
+    return (!only || only.has(image.number)) && also(image)
       && (!words || image.text.includes(words))
       && (at("source").value === "" || image.source === Number(at("source").value))
       && (at("bucket").value === "" || image.bucket === Number(at("bucket").value))
@@ -81,6 +87,7 @@
     const button = element("button");
     button.type = "button";
     button.dataset.image = image.number;
+    button.classList.toggle("off", Boolean(image.off));
     const frame = element("span", undefined, "frame");
     const inner = element("span");
     drawInto(inner, image);
@@ -90,6 +97,7 @@
       const kinds = [...new Set(image.warnings.map(([kind]) => data.kinds[kind]))];
       button.append(element("small", kinds.join(", "), "warned"));
     }
+    if (image.off) { button.append(element("small", "switched off", "state")); }
     item.append(button);
     return item;
   };
@@ -104,7 +112,8 @@
   const refresh = () => {
     const key = KEYS[at("sort").value];
     chosen = images.filter(fits);
-    if (key) { chosen.sort((a, b) => compare(key(a), key(b)) || a.number - b.number); }
+    const inOrder = (a, b) => a.source - b.source || compare(a.path, b.path) || a.number - b.number;
+    chosen.sort(key ? (a, b) => compare(key(a), key(b)) || inOrder(a, b) : inOrder);
     if (at("down").checked) { chosen.reverse(); }
     at("grid").replaceChildren();
     shown = 0;
@@ -118,18 +127,19 @@
     const image = images[number];
     opened = number;
     at("large-path").textContent = visible(image.id);
-    drawInto(at("large-picture"), image);
+    drawInto(at("large-picture"), image, "large");
     const picture = at("large-picture").querySelector("img");
     if (picture) {
       picture.style.width = `${Math.min(512, image.width, 0.6 * innerHeight * image.width / image.height)}px`;
     }
-    at("large-caption").textContent = visible(image.caption);
+    const caption = at("large-caption");
+    if (caption) { caption.textContent = visible(image.caption); }
     at("large-facts").replaceChildren();
     const [width, height] = data.buckets[image.bucket];
     addFact("size", `${image.width}x${image.height}`);
     addFact("bucket", `${width}x${height}`);
     addFact("cropped away", `${(100 * KEYS.cropped(image)).toFixed(1)} %`);
-    addFact("draws an epoch", image.held_out ? "none: held out" : image.draws);
+    addFact("draws an epoch", image.off ? "none: switched off" : image.held_out ? "none: held out" : image.draws);
     addFact("tokens", `${image.tokens} of ${data.most}`);
     at("large-warnings").replaceChildren(...image.warnings.map(([, text]) => element("li", text)));
     const alike = image.clusters.flatMap((cluster) => data.clusters[cluster]).filter((other) => other !== number);
@@ -177,9 +187,14 @@
   at("after").addEventListener("click", () => turn(1));
   // Of the document: what had the focus may have been replaced.
   document.addEventListener("keydown", (event) => {
-    if (!at("large").open) { return; }
+    if (!at("large").open || event.target.closest("input, textarea, select")) { return; }
     if (event.key === "ArrowLeft") { turn(-1); }
     if (event.key === "ArrowRight") { turn(1); }
   });
   refresh();
+  // For the script of a server's page, which comes after this one.
+  window.everydream = {
+    at, element, visible, data, images, card, open, refresh, showMore,
+    chosen: () => chosen, opened: () => (at("large").open ? opened : null), filterBy: (wanted) => { also = wanted; },
+  };
 })();

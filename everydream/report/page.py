@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
 from everydream.data.likeness import path_of
@@ -98,17 +98,26 @@ def embedded_pictures(
     return found
 
 
-def render(title: str, facts: Mapping[str, Any], data: Mapping[str, Any], pictures: Mapping[int, str]) -> str:
-    """Return the page. Whatever captions and file names hold is shown as text."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+def render(
+    title: str, facts: Mapping[str, Any], data: Mapping[str, Any], pictures: Mapping[int, str] | None, *,
+    template: str = "page.html.jinja", loaders: Sequence[BaseLoader] = (), **more: Any,
+) -> str:  # fmt: skip
+    """Return the page. Whatever captions and file names hold is shown as text.
+
+    A server has a template of its own, found by `loaders`, which extends this one, and gives `more` to it; without
+    `pictures` the script asks it for them.
+    """
+    loader = ChoiceLoader([*loaders, PackageLoader("everydream.report", "")])
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "visible": visible, "pieces": shown_pieces, "percent": lambda share: f"{100 * share:.1f} %",
     }  # fmt: skip
     style, script = _file("page.css"), _file("page.js")
-    return environment.from_string(_file("page.html.jinja")).render(
-        title=title, facts=facts, data=data, num_pictures=len(pictures), levels=LEVELS,
+    return environment.get_template(template).render(
+        title=title, facts=facts, data=data, levels=LEVELS,
+        num_pictures=len(data["images"] if pictures is None else pictures),
         style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
-        content=_json({**data, "pictures": pictures}),
+        content=_json({**data, "pictures": pictures}), **more,
     )  # fmt: skip
 
 

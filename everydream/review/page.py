@@ -20,6 +20,8 @@ from everydream.review.history import History, read_history
 from everydream.review.verdict import Verdict, verdict
 
 PAGE = "verdict.html"
+STYLES = ("everydream.report", "everydream.review")
+"""Rooms whose page.css the page wears."""
 _SHOWN = 12
 _GRID_WIDTH = 1200
 
@@ -44,7 +46,7 @@ def review_page(history: History, found: Verdict, looks: Looks | None, charts: S
     environment = Environment(loader=PackageLoader("everydream.review", ""), autoescape=True)
     return environment.get_template("page.html.jinja").render(
         **review_facts(history, found, looks, charts),
-        style=Markup((files("everydream.report") / "page.css").read_text(encoding="utf-8")),
+        style=Markup("".join((files(room) / "page.css").read_text(encoding="utf-8") for room in STYLES)),
     )
 
 

@@ -63,16 +63,19 @@ def list_pictures(root: Path) -> Listing:
         if folder.problem:
             rejected.append(Rejected(show(folder.path) or ".", folder.problem))
         folders.append(folder.path)
-        siblings = index_siblings(folder.files)
-        for name in folder.files:
-            if posixpath.splitext(name)[1].lower() in image_extensions():
-                picture = Picture(folder.path, name, siblings)
-                problem = _problem(root, picture)
-                pictures += [] if problem else [picture]
-                rejected += [Rejected(show(picture.path), problem)] if problem else []
+        for picture in pictures_of(folder.path, folder.files):
+            problem = _problem(root, picture)
+            pictures += [] if problem else [picture]
+            rejected += [Rejected(show(picture.path), problem)] if problem else []
     if not pictures:
         raise DataError(f"{root}: holds no image that could be used.{listing(rejected)}")
     return Listing(sorted(pictures, key=lambda item: item.path), rejected, frozenset(folders))
+
+
+def pictures_of(folder: str, names: Sequence[str]) -> list[Picture]:
+    """Return the images among the files of one folder, which is relative to the root."""
+    siblings, extensions = index_siblings(names), image_extensions()
+    return [Picture(folder, name, siblings) for name in names if posixpath.splitext(name)[1].lower() in extensions]
 
 
 def _problem(root: Path, picture: Picture) -> str:

@@ -43,7 +43,7 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
     A run folder may be given in place of its last.ckpt. Raises ResumeError when there is nothing there.
     """
     if resume == "auto":
-        found = [run / "checkpoints" / LAST for run in _runs_of(runs_dir, project)]
+        found = [run / "checkpoints" / LAST for run in runs_of(runs_dir, project)]
         found = [path for path in map(settled, found) if path.exists()]
         return max(found, key=lambda path: (path.stat().st_mtime, str(path)), default=None)
     path = Path(resume)
@@ -61,7 +61,18 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
     return path
 
 
-def _runs_of(runs_dir: Path, project: str) -> list[Path]:
+def newest_run(runs_dir: Path, project: str) -> Path | None:
+    """Return the run of a project that was written to last, None if there is none."""
+    return max(runs_of(runs_dir, project), key=written_at, default=None)
+
+
+def written_at(run: Path) -> float:
+    """Return when a run last wrote a number or an event, in seconds since 1970."""
+    files = (run / name for name in (MARKER, "metrics.jsonl", "events.jsonl"))
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
+def runs_of(runs_dir: Path, project: str) -> list[Path]:
     """Return the project's run folders: by what run.json says, for `cat-v2-...` may be of `cat-v2` or of `cat`."""
     marked = [path for path in runs_dir.iterdir() if (path / MARKER).is_file()] if runs_dir.is_dir() else []
     said = {path: json.loads((path / MARKER).read_text(encoding="utf-8")) for path in marked}

@@ -8,7 +8,7 @@ import pytest
 from conftest import run_cli
 
 from everydream.config import load_config
-from everydream.data.excluding import can_be_listed, listed, read_excluded
+from everydream.data.excluding import can_be_listed, read_excluded, switched
 from everydream.errors import ConfigError, DataError
 from everydream.plan import plan_run
 from everydream.report.inspection import describe_inspection, inspect_run
@@ -67,8 +67,12 @@ def test_an_image_switched_off_is_gone_for_a_resume(project: Callable[..., Path]
 
 def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
     names = ["b/ä # x.png", "a/2\u2028.png", "a/1.png"]
-    (tmp_path / "list").write_text(listed(names), encoding="utf-8")
-    assert read_excluded(str(tmp_path / "list")) == sorted(names) and read_excluded(None) == []
+    file = tmp_path / "list"
+    file.write_text(switched(None, names, off=True), encoding="utf-8")
+    assert read_excluded(str(file)) == sorted(names) and read_excluded(None) == []
+    text = "# mine\na/1.png\n\nb/2.png\n"
+    assert switched(text, ["b/2.png", "c.png"], off=True) == "# mine\na/1.png\n\nb/2.png\nc.png\n"
+    assert switched(text, ["a/1.png"], off=False) == "# mine\n\nb/2.png\n"
     assert all(map(can_be_listed, names)) and not any(map(can_be_listed, ("#a/1.png", "a/1\n.png", " a/1.png")))
 
 

@@ -165,7 +165,8 @@ def test_kinds_of_warnings_are_those_that_the_scan_gives():
 
 def nothing_found() -> dict[str, object]:
     return {
-        "rejected": [], "switched_off": {"unknown": []}, "duplicates": [], "source_warnings": {}, "captions": {}, "colours": {}, "images": [],
+        "rejected": [], "switched_off": {"unknown": []}, "duplicates": [], "source_warnings": {}, "captions": {},
+        "colours": {}, "images": [],
         "tokens": {"cut": 0, "captions": 0, "most": 77}, "balance": [], "plan": {"batch_sizes": [], "batch_size": 4},
     }  # fmt: skip
 

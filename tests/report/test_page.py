@@ -19,7 +19,6 @@ from everydream.report import page as page_module
 from everydream.report.inspection import inspect_run
 from everydream.report.page import visible
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> & \"quotes\" '"
 
 
@@ -96,18 +95,6 @@ def test_a_page_of_many_images_says_how_many_pictures_it_holds(tmp_path: Path, m
 
 
 # In a real browser
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium to try the page in; install it: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -49,10 +49,11 @@ def read_items(root: Path, listed: Listing) -> tuple[list[Item], list[Rejected]]
 def _origin(root: Path, picture: Picture) -> str:
     """Return the first sidecar that holds text, in the order in which they count."""
     sidecars = sidecars_of(picture.name, picture.siblings)
-    return next((name for name in sidecars if _has_text(root / picture.folder / name, name)), "")
+    return next((name for name in sidecars if has_text(root / picture.folder / name, name)), "")
 
 
-def _has_text(path: Path, name: str) -> bool:
+def has_text(path: Path, name: str) -> bool:
+    """Tell whether a sidecar holds a caption. Raises BadText."""
     text = read_text(path, name)
     suffix = path.suffix.lower()
     if suffix in TEXT_SUFFIXES:
