@@ -173,14 +173,11 @@ def studio(
     with told(debug, "Stopped. Every change is on disk."):
         from everydream.config import load_config  # noqa: PLC0415
         from everydream.studio.server import serve  # noqa: PLC0415
-        from everydream.tools.progress import counting  # noqa: PLC0415
 
         if config is None:
             raise ConfigError("Say which project: --config project.yaml.")
         settings, _ = _with_class_images(load_config(config, overrides))
-        with counting("Looking at images", 1) as show:
-            serve(settings, config, port=port, run=run, browser=browser, cache=cache,
-                  progress=lambda done, _: show(done, ""))  # fmt: skip
+        serve(settings, config, port=port, run=run, browser=browser, cache=cache)
 
 
 @app.command()

@@ -44,9 +44,11 @@ _AT_ONCE = 2
 class Studio:
     """One project, served."""
 
-    def __init__(self, library: Library, journal: Journal, watch: Watch, cache: Path | None) -> None:
+    def __init__(
+        self, library: Library, journal: Journal, watch: Watch, cache: Path | None, snapshot: Snapshot | None = None
+    ) -> None:
         self.library, self.journal, self.watch, self._cache = library, journal, watch, cache
-        self._snapshot: Snapshot | None = None
+        self._snapshot = snapshot
         self._lock = asyncio.Lock()
         self._decoding = asyncio.Semaphore(_AT_ONCE)
         self._num_changes = 0

@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import PackageLoader
 
 from everydream.data.drawing import longest_reading
-from everydream.data.looks import Looks
+from everydream.data.looks import Looks, Progress
 from everydream.data.scan import Record
 from everydream.models.common.token_reader import TokenReader
 from everydream.plan import Planned
@@ -28,11 +28,11 @@ class Snapshot(NamedTuple):
     reader: TokenReader
 
 
-def take_snapshot(library: Library, cache: Path | None) -> Snapshot:
+def take_snapshot(library: Library, cache: Path | None, progress: Progress | None = None) -> Snapshot:
     """Return the facts of the images as the library has them."""
     planned, reader = library.plan(), TokenReader()
     with Looks(cache) as looks:
-        return Snapshot(planned, full_report(planned, reader, looks), reader)
+        return Snapshot(planned, full_report(planned, reader, looks, progress), reader)
 
 
 def page(library: Library, snapshot: Snapshot, **more: Any) -> str:

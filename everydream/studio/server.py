@@ -4,7 +4,6 @@ import asyncio
 import socket
 import sys
 import webbrowser
-from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,7 +16,9 @@ from everydream.studio.app import Studio
 from everydream.studio.guard import Tokens
 from everydream.studio.journal import Journal
 from everydream.studio.library import Library
+from everydream.studio.page import take_snapshot
 from everydream.studio.runs import Watch
+from everydream.tools.progress import counting
 
 
 def journal_file(config: Path) -> Path:
@@ -25,16 +26,16 @@ def journal_file(config: Path) -> Path:
     return cache_folder() / "studio" / f"{blake2b(str(config.absolute()).encode(), digest_size=12).hexdigest()}.json"
 
 
-def serve(
-    config: RunConfig, path: Path, *, port: int, run: Path | None, browser: bool, cache: Path | None,
-    progress: Callable[[int, int], None],
-) -> None:  # fmt: skip
+def serve(config: RunConfig, path: Path, *, port: int, run: Path | None, browser: bool, cache: Path | None) -> None:
     """Serve a project until Ctrl-C; `path` is its YAML, port 0 any that is free. Raises ConfigError, DataError."""
     listening = _listening(port)
     library = Library(config, path)
-    library.look(progress)
+    library.look()
+    with counting("Looking at images", len(library.found)) as show:
+        snapshot = take_snapshot(library, cache, lambda done, _: show(done, ""))
     watch = Watch(Path(config.runs_dir), config.project, run, cache)
-    asyncio.run(_serve(library, Journal(journal_file(path)), watch, cache, listening, browser))
+    studio = Studio(library, Journal(journal_file(path)), watch, cache, snapshot)
+    asyncio.run(_serve(studio, config.project, listening, browser))
 
 
 def _listening(port: int) -> socket.socket:
@@ -50,18 +51,14 @@ def _listening(port: int) -> socket.socket:
     return found
 
 
-async def _serve(
-    library: Library, journal: Journal, watch: Watch, cache: Path | None, listening: socket.socket, browser: bool
-) -> None:
+async def _serve(studio: Studio, project: str, listening: socket.socket, browser: bool) -> None:
     port, tokens = int(listening.getsockname()[1]), Tokens.new()
-    runner = web.AppRunner(
-        Studio(library, journal, watch, cache).application(tokens, port), access_log=None, shutdown_timeout=2.0
-    )
+    runner = web.AppRunner(studio.application(tokens, port), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
         await web.SockSite(runner, listening).start()
         address = f"http://127.0.0.1:{port}/?token={tokens.read}"
-        print(f"Studio of {library.config.project}: {address}\nCtrl-C ends it; every change is on disk already.")
+        print(f"Studio of {project}: {address}\nCtrl-C ends it; every change is on disk already.")
         sys.stdout.flush()
         if browser:
             await asyncio.to_thread(webbrowser.open, address)
