@@ -105,7 +105,7 @@ class ControlPictures:
                 self._compared = training, self._rows(training)
         if step == 0:
             self.base = {"rows": rows, "made": self._made()}
-        base = self.base["rows"] if self.base.get("made") == self._made() else None
+        base = self.base["rows"] if self.is_comparable else None
         self._write(step, pictures, base is not None)
         numbers = self._numbers(pictures, rows, base)
         self.notebook.write(step, numbers, {})
@@ -115,6 +115,11 @@ class ControlPictures:
         elif step and "control/bleed" in numbers:
             told = f"Control pictures at step {step}: bleed {numbers['control/bleed']:.2f}"
             writer.display.say(f"{told} (0: as the base model draws them; 1: like the training images)")
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the base's pictures are known and were drawn as today's are."""
+        return bool(self.base.get("made") == self._made())
 
     def _made(self) -> int:
         """Return a number that changes with all that pictures and their features depend on, the weights aside."""

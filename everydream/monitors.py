@@ -71,12 +71,22 @@ class Monitor:
         wanted = {identity for measured in self.watched.values() for identity in measured.identities}
         if step == 0 and writer.base.keys() >= wanted and step in self.notebook.judge.history:
             return  # resumed from before the first step: the base is known, and its line is written
-        found = self._changes(step, self.watched, writer.shown_weights())
-        others = writer.other_weights()
-        if others is not None and step > 0 and self.name == "validation":
+        passes: list[tuple[str, Mapping[str, Measured], AbstractContextManager[None]]]
+        passes = [("", self.watched, writer.shown_weights())]
+        if (others := writer.other_weights()) is not None and step > 0 and self.name == "validation":
             name, weights = others
-            raw = self._changes(step, {"validation": self.watched["validation"]}, weights)
-            found |= {f"validation_{name}": change for change in raw.values()}
+            passes.append((f"_{name}", {"validation": self.watched["validation"]}, weights))
+        found: dict[str, measuring.Change] = {}
+        failed: Exception | None = None
+        for suffix, watched, weights in passes:
+            # The other processes enter every pass, so the main one does, whatever went wrong in one before.
+            try:
+                changes = self._changes(step, watched, weights)
+                found |= {f"{name}{suffix}": change for name, change in changes.items()}
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         if not writer.launch.is_main:
             return
         numbers = {key: value for name, change in found.items() for key, value in change.numbers(name).items()}
@@ -149,7 +159,7 @@ class Movement:
         moved = {
             part: float((values - self.base[part]).norm() / self.base[part].norm())
             for part, values in now.items()
-            if part in self.base and self.base[part].norm() > 0
+            if part in self.base and values.shape == self.base[part].shape and self.base[part].norm() > 0
         }
         if not moved:
             return  # the base is not known: resumed from an older version's checkpoint

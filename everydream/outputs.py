@@ -1,6 +1,6 @@
 """What a run writes: last.ckpt, exports, sample pictures, what is kept of the base; each a callable for the loop."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,8 @@ class Writer:
     """The base's losses, which the monitors add before training; saved so that a resume compares with the same."""
     watch: Callable[[int], dict[str, Any]] = lambda _: {}
     """What else the monitors remember, as of a step."""
-    best: int | None = None
-    """The step of the export that is kept for being the best."""
+    best_of: Callable[[Collection[int]], int | None] = lambda _: None
+    """Which of some steps is kept for being the best; None: none."""
     unsaved: str | None = None
     """Why the latest last.ckpt could not be written, if it could not."""
     unexported: str | None = None
@@ -83,6 +83,11 @@ class Writer:
     def save(self, progress: Progress) -> str | None:
         """Write last.ckpt; on a full disk the old one stays and training goes on. Return what the user was told."""
         self.unsaved = self._guarded(f"last.ckpt at step {progress.step}", self._save, progress)
+        if self.unsaved is None and self.launch.is_main:
+            # Only now: until then an older last.ckpt may be gone on with, whose best must still be there.
+            export.delete_old(
+                self.folder, self.config.project, self.config.checkpoints.keep, progress.step, self.best_of
+            )
         return self.unsaved
 
     def export(self, progress: Progress) -> None:
@@ -147,7 +152,7 @@ class Writer:
         with self.shown_weights():
             if self.launch.is_main:
                 written = export.export(
-                    method, family, self.folder, config.project, progress, config.checkpoints, about, self.best
+                    method, family, self.folder, config.project, progress, config.checkpoints, about
                 )
         for path in written:
             self.events.note("exported", step=progress.step, path=path.name)

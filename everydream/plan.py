@@ -92,7 +92,7 @@ def plan_run(
     wanted = monitors_of(config)
     kin = find_kin(config, index, progress)
     if check:
-        require_enough(index, config.data.sources, wanted, kin)
+        require_enough(index, config.data.sources, wanted, kin, config.seed)
     watched = watched_images(index, wanted, config.data, config.captions, config.seed, kin, progress)
     held_out = np.concatenate([np.zeros(0, np.int64), *(measured.held_out for measured in watched.values())])
     mix = make_mix(index, config.data.sources, config.seed, held_out)
@@ -143,13 +143,18 @@ def _of(key: str) -> Monitored:
     return "preservation" if key == "preservation" else "validation"
 
 
+def holds_out(config: RunConfig) -> bool:
+    """Tell whether images of the run are held out, and near duplicates with them."""
+    wanted = monitors_of(config).values()
+    return config.data.twins != "ignore" and any(settings.images and settings.path is None for settings in wanted)
+
+
 def find_kin(
     config: RunConfig, index: Index, progress: Callable[[int, int], None] | None = None
 ) -> Sequence[Sequence[int]]:
     """Return the records that show the same picture and so are held out together; none where nothing is held out."""
-    holds_out = any(settings.images and settings.path is None for settings in monitors_of(config).values())
     most = {"together": len(index), "auto": _MOST_LOOKED_AT, "ignore": -1}[config.data.twins]
-    return twins(index, range(len(index)), progress) if holds_out and len(index) <= most else []
+    return twins(index, range(len(index)), progress) if holds_out(config) and len(index) <= most else []
 
 
 _MOST_LOOKED_AT = 20_000

@@ -31,7 +31,7 @@ from everydream.types import Index, Progress
 MANIFEST = "manifest.jsonl"
 """Where a scraped set says, image by image, what is known of its licence (datasets/README.md)."""
 UNKNOWN = "unknown"
-_PATHS = {"path", "folder", "prompts", "runs_dir"}
+_PATHS = {"path", "folder", "prompts", "runs_dir", "features", "exclude"}
 """Settings that are paths wherever they stand; `model.config` is one as well."""
 
 

@@ -5,7 +5,7 @@ looks on a cadence   -> validation, preservation, movement, control pictures -> 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from everydream.config import RunConfig
 from everydream.control import ControlPictures, prompt_sets
 from everydream.evaluation.heldout import measured_records
-from everydream.evaluation.judging import Decision, Judge, best_of
+from everydream.evaluation.judging import BLED, FORGOTTEN, LEARNED, Decision, Judge, best_of
 from everydream.formats.atomic import atomic_file
 from everydream.monitors import Monitor, Movement, Notebook
 from everydream.outputs import Sampler, Writer
@@ -67,10 +67,15 @@ class Watching:
 
     def decide(self, step: int) -> Decision:
         """Return what follows after a step; the best is exported only where the settings say so."""
-        decision, keep_best = self.notebook.judge.decide(step), self.config.checkpoints.keep_best
-        if keep_best and decision.is_best:
-            self.writer.best = step
-        return Decision(decision.is_best and keep_best, decision.stop)
+        decision = self.notebook.judge.decide(step)
+        return Decision(decision.is_best and self.config.checkpoints.keep_best, decision.stop)
+
+    def best_of(self, steps: Collection[int]) -> int | None:
+        """Return the best of some steps where the best is to be kept."""
+        judge = self.notebook.judge
+        history = {step: numbers for step, numbers in judge.history.items() if step in steps}
+        best = best_of(history, judge.needed) if self.config.checkpoints.keep_best else None
+        return best.step if best is not None else None
 
     def alarm(self, step: int, since_start: float | None, norm: float | None, is_finite: bool) -> None:
         """Take in a step, and tell of what is wrong."""
@@ -96,7 +101,7 @@ class Watching:
         return {
             "ledger": self.ledger.state_dict(),
             "alarms": self.notebook.alarms.state_dict(step),
-            "judge": self.notebook.judge.state_dict(),
+            "judge": self.notebook.judge.state_dict(step),
             "movement": self.movement.base,
             "control": self.control.base if self.control is not None else {},
         }
@@ -111,8 +116,8 @@ class Watching:
         self.movement.base = saved["movement"]
         if self.control is not None:
             self.control.base = saved["control"]
-        best = best_of(self.notebook.judge.history)
-        self.writer.best = best.step if best is not None and self.config.checkpoints.keep_best else None
+            if not self.control.is_comparable:
+                self.notebook.judge.needed -= {BLED}
 
 
 def make_ledger(planned: Planned) -> Ledger:
@@ -124,7 +129,10 @@ def make_ledger(planned: Planned) -> Ledger:
 def make_watching(planned: Planned, writer: Writer, metrics: JsonLines, run: Path, sampler: Sampler) -> Watching:
     """Return all that watches a run, with an empty memory."""
     config = planned.config
-    judge = Judge(config.stop.patience if config.stop.when is not None else None)
+    needed = {LEARNED} | ({FORGOTTEN} if "preservation" in planned.watched else set())
+    if config.control.every_steps is not None and config.control.control != []:
+        needed |= {BLED}
+    judge = Judge(config.stop.patience if config.stop.when is not None else None, needed)
     notebook = Notebook(writer, metrics, judge, Alarms(window_of(planned.total_steps)))
     movement = Movement(notebook, writer.trainee.family.denoiser)
     control = None

@@ -110,13 +110,24 @@ def hold_out(
     # Never more than a source's half: divisor methods give each its whole weight at the sum of weights, and less below.
     shares = apportion(most, min(wanted, sum(most)))
     chosen: list[int] = []
-    for mine, share in zip(units, shares, strict=True):
-        left = share
-        for unit in sorted(mine, key=lambda unit: min(_rank(index, record, seed) for record in unit)):
-            if len(unit) <= left:
-                chosen += unit
-                left -= len(unit)
+    ranked = [sorted(mine, key=lambda unit: min(_rank(index, record, seed) for record in unit)) for mine in units]
+    for mine, share in zip(ranked, shares, strict=True):
+        chosen += _packed(mine, share)
+    # What fitted no share because it goes in sets: from whichever source still may give some.
+    for mine, most_of_source in zip(ranked, most, strict=True):
+        taken = {*chosen}
+        room = min(wanted - len(chosen), most_of_source - len(taken & {r for unit in mine for r in unit}))
+        chosen += _packed([unit for unit in mine if unit[0] not in taken], room)
     return np.array(sorted(chosen), np.int64)
+
+
+def _packed(units: Sequence[Sequence[int]], room: int) -> list[int]:
+    """Return the records of the units that fit, the first ones first."""
+    found: list[int] = []
+    for unit in units:
+        if len(unit) <= room - len(found):
+            found += unit
+    return found
 
 
 def most_held_out(
@@ -165,8 +176,9 @@ def require_enough(
     sources: Sequence[SourceSettings],
     wanted: Mapping[Monitored, PreservationSettings | ValidationSettings],
     kin: Sequence[Sequence[int]] = (),
+    seed: int = 0,
 ) -> None:
-    """Raise ConfigError when more than half of the images would be held out."""
+    """Raise ConfigError when more than half of the images would be held out, or none can be."""
     for name, settings in wanted.items():
         most = sum(most_held_out(index, sources, _ROLE[name], kin))
         if settings.path is None and settings.images > most:
@@ -175,6 +187,12 @@ def require_enough(
                 f"{name}.images: {settings.images} images cannot be held out, for at most half of each {what} source "
                 f"may be, here {most} in all; the rest is for training. Lower it, add {more}, or name a folder of "
                 f"captioned images to measure under {name}.path."
+            )
+        wants_some = settings.path is None and settings.images > 0
+        if wants_some and not len(hold_out(index, sources, _ROLE[name], settings.images, seed, kin)):
+            raise ConfigError(
+                f"{name}.images: {settings.images} are fewer than the smallest set of images that show the same "
+                "picture and are held out together. Raise it, or set data.twins: ignore."
             )
 
 

@@ -12,11 +12,11 @@ All is measured at fixed noise and seeds, so it does not wander as the training 
 agree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_LEARNED, _FORGOTTEN, _BLED = "validation/coarse_change", "preservation/coarse_change", "control/bleed"
+LEARNED, FORGOTTEN, BLED = "validation/coarse_change", "preservation/coarse_change", "control/bleed"
 _QUARTER = 0.25
 """Of pictures that became training images, as much as of a quarter more loss."""
 
@@ -50,6 +50,8 @@ class Judge:
     """Keeps what was measured, and decides. `patience` None: never stops."""
 
     patience: int | None
+    needed: set[str] = field(default_factory=lambda: {LEARNED})
+    """What a step must have to be compared: the numbers of all monitors that are on."""
     history: dict[int, dict[str, float]] = field(default_factory=dict)
     """Step -> numbers of the monitors."""
 
@@ -59,32 +61,38 @@ class Judge:
 
     def decide(self, step: int) -> Decision:
         """Return what follows after a step; nothing where not all was measured."""
-        points = [point for point in points_of(self.history) if 0 < point.step <= step]
+        points = [point for point in points_of(self.history, self.needed) if 0 < point.step <= step]
         if not points or points[-1].step != step:
             return Decision(False, False)
         best = min(points, key=lambda point: point.cost)
         since = len(points) - 1 - points.index(best)
         return Decision(best.step == step, self.patience is not None and since >= self.patience)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resume needs, as plain numbers."""
-        return {str(step): dict(numbers) for step, numbers in self.history.items()}
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """Return what a resume from a step needs, as plain numbers."""
+        return {str(at): dict(numbers) for at, numbers in self.history.items() if at <= step}
 
     def load_state_dict(self, saved: Mapping[str, Mapping[str, float]]) -> None:
         """Take up what was saved."""
         self.history = {int(step): dict(numbers) for step, numbers in saved.items()}
 
 
-def points_of(history: Mapping[int, Mapping[str, float]]) -> list[Point]:
-    """Return the points of a run, in order: the steps at which validation was measured, and all else that ever was."""
-    needed = {_LEARNED} | {name for name in (_FORGOTTEN, _BLED) if any(name in look for look in history.values())}
+def points_of(history: Mapping[int, Mapping[str, float]], needed: Collection[str] | None = None) -> list[Point]:
+    """Return the points of a run, in order: the steps at which all of `needed` was measured.
+
+    None: all that was measured at the latest two, of which one may have failed.
+    """
+    if needed is None:
+        latest = sorted(step for step, look in history.items() if LEARNED in look)[-2:]
+        needed = {LEARNED} | {name for step in latest for name in (FORGOTTEN, BLED) if name in history[step]}
     return [
-        Point(step, look[_LEARNED], look.get(_FORGOTTEN, 0.0), look.get(_BLED, 0.0))
+        Point(step, look[LEARNED], look.get(FORGOTTEN, 0.0), look.get(BLED, 0.0))
         for step, look in sorted(history.items())
-        if needed <= look.keys()
+        if all(name in look for name in needed)
     ]
 
 
-def best_of(history: Mapping[int, Mapping[str, float]]) -> Point | None:
+def best_of(history: Mapping[int, Mapping[str, float]], needed: Collection[str] | None = None) -> Point | None:
     """Return the best point of a run, the base model aside; None where nothing was measured."""
-    return min((point for point in points_of(history) if point.step), key=lambda point: point.cost, default=None)
+    points = [point for point in points_of(history, needed) if point.step]
+    return min(points, key=lambda point: point.cost, default=None)

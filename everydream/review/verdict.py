@@ -105,9 +105,10 @@ def _percent(look: dict[str, Any], name: str) -> str:
 
 
 def _wrong(history: History) -> Iterator[str]:
-    for alarm in history.alarms:
+    # Events are not taken back on a resume, so what was done again may be told twice.
+    for alarm in {alarm["alarm"]: alarm for alarm in history.alarms}.values():
         yield f"step {alarm['step']}, {alarm['alarm']}: {alarm['advice']}"
-    rejected = {event["path"] for event in history.events if event.get("event") == "image rejected"}
+    rejected = {(e.get("source"), e["path"]) for e in history.events if e.get("event") == "image rejected"}
     if rejected:
         yield f"rejected images: {len(rejected)}; events.jsonl has the reasons"
     skipped = sum("skipped" in step for step in history.steps)
@@ -133,7 +134,7 @@ def _about_length(history: History, points: list[Point], best: Point | None) -> 
         yield "the last measured step is the best, so it was still getting better: train longer, or at a higher rate"
     last = history.looks[trained[-1].step]
     gap, margin = last.get("overfit/gap"), last.get("overfit/margin")
-    if gap is not None and margin is not None and gap - margin > 0:
+    if gap is not None and margin is not None and gap - margin > 0 and best != trained[-1]:
         yield (
             f"at the end the loss on training images was {-math.expm1(-gap):.0%} further down than on others: learned "
             f"by heart. Stop near step {best.step}, or add images: close-ups, other angles, backgrounds and light"

@@ -41,7 +41,7 @@ ADVICE = {
     ),
     "dead gradients": (
         "The gradients have been zero for {:.0f} steps, so nothing is learned. Look for a loss_scale or a mask of 0, "
-        "a learning rate of 0, or a precision too low (train.precision: fp32)."
+        "or a precision too low (train.precision: fp32)."
     ),
     "text encoder too fast": (
         "A text encoder has moved {:.1f} times as far as the denoiser, relative to its weights: words will lose their "

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from everydream.formats.atomic import atomic_file
@@ -25,18 +26,16 @@ def export(
     progress: Progress,
     settings: CheckpointSettings,
     about: About | None = None,
-    best: int | None = None,
 ) -> list[Path]:
-    """Write what the method trains in every format asked for, then delete all but the newest exports and the best.
+    """Write what the method trains in every format asked for, under names that tell project, epoch and step.
 
-    `about`: how it was made, which is written into the files and as a model card; None: nothing of it. `best`: its
-    step. Returns what was written, without the cards.
+    `about`: how it was made, which is written into the files and as a model card; None: nothing of it. Returns
+    what was written, without the cards.
     """
     stem, dtype = folder / f"{project}-e{progress.epoch:04d}-s{progress.step:06d}", DTYPES[settings.dtype]
     written = [path for name in settings.formats or () for path in method.export(family, stem, name, dtype, about)]
     if about:
         _describe(family, stem, written, about)
-    _delete_old(folder, project, settings.keep, best)
     return written
 
 
@@ -58,12 +57,17 @@ def export_bytes(method: Method, family: Family, settings: CheckpointSettings) -
     return total_bytes(method.exported(family), DTYPES[settings.dtype]) * len(settings.formats or ())
 
 
-def _delete_old(folder: Path, project: str, keep: int | None, best: int | None) -> None:
-    """Delete all but the `keep` newest exports of this run and the best."""
+def delete_old(
+    folder: Path, project: str, keep: int | None, now: int, best_of: Callable[[Collection[int]], int | None]
+) -> None:
+    """Delete all but the `keep` newest exports up to step `now`, and the best of those that are there.
+
+    Later ones are of a run that was killed and went on from before them; it will write them again.
+    """
     if keep is None:
         return
     steps = exports_in(folder, project)
-    for step in set(sorted(steps)[:-keep]) - {best}:
+    for step in {*sorted(step for step in steps if step <= now)[:-keep]} - {best_of(steps)}:
         for path in [*steps[step], *_files_in(folder, project, re.escape(_CARD)).get(step, ())]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

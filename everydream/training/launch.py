@@ -178,6 +178,12 @@ class Launch:
         optimizer.step()
         return scaler is not None and scaler.get_scale() < before
 
+    @contextmanager
+    def main_first(self, wanted: bool) -> Iterator[None]:
+        """Let the main process go through the block before the others, if that is wanted."""
+        with self.accelerator.main_process_first() if wanted and self.world > 1 else nullcontext():
+            yield
+
     def gather(self, item: T) -> list[T]:
         """Return every process's item, in the order of the processes."""
         return list(gather_object([item])) if self.world > 1 else [item]

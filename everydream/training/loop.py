@@ -224,9 +224,11 @@ def _report(
 def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool, is_last: bool) -> bool:
     """Look, export and save where due; return whether the run ends. The main process's clock decides for all."""
     last, export = c.launch.from_main(c.cadence.due(progress, epoch_ended))
-    _look(c, progress.step, [look for look in c.looks if is_last or look.is_due(progress, epoch_ended)])
+    due = [look for look in c.looks if is_last or look.is_due(progress, epoch_ended)]
+    _look(c, progress.step, due)
     decision = c.launch.from_main(c.decide(progress.step))
     if decision.stop and not is_last:
+        _look(c, progress.step, [look for look in c.looks if look not in due])
         c.events.note("stopping", step=progress.step, reason="overfit")
         c.display.say(f"Stopping at step {progress.step}: stop.when overfit; nothing has been better for long enough.")
     ends = is_last or decision.stop

@@ -121,6 +121,19 @@ def scanned(tmp_path: Path) -> Callable[..., tuple[Index, DataSettings]]:
     return look
 
 
+def test_sets_that_are_held_out_together_are_not_passed_over_in_silence() -> None:
+    """Five pairs of twins: one image cannot be had, two can; what fits no source's share comes from another."""
+    index = make_index([3, 10])
+    pairs = [[n, n + 1] for n in range(3, 13, 2)]
+    assert not len(hold_out(index, roles(1), "ground_truth", 1, 0, pairs))
+    with pytest.raises(ConfigError, match=r"images: 1 are fewer than the smallest set of images that show the same"):
+        require_enough(index, roles(1), {"preservation": PreservationSettings(images=1)}, pairs)
+    assert any(hold_out(index, roles(1), "ground_truth", 2, 0, pairs).tolist() == pair for pair in pairs)
+    two = make_index([2, 6, 6])
+    alone = [[n, n + 1] for n in range(2, 8, 2)]
+    assert len(hold_out(two, roles(2), "ground_truth", 5, 0, alone)) == 5
+
+
 def preserved(index: Index, settings: PreservationSettings, data: DataSettings, seed: int) -> Measured | None:
     return watched_images(index, {"preservation": settings}, data, CaptionSettings(), seed).get("preservation")
 

@@ -5,7 +5,7 @@ import torch
 
 from everydream.evaluation.bleeding import bleeding
 from everydream.evaluation.cadence import epochs_between, passes
-from everydream.evaluation.judging import Decision, Judge, best_of, points_of
+from everydream.evaluation.judging import BLED, FORGOTTEN, LEARNED, Decision, Judge, best_of, points_of
 
 
 def look(validation: float, preservation: float | None = None, bleed: float | None = None) -> dict[str, float]:
@@ -43,7 +43,7 @@ def test_forgetting_and_bleeding_count_and_keeping_earns_nothing() -> None:
 
 
 def test_a_point_is_where_all_was_measured() -> None:
-    judge = Judge(None)
+    judge = Judge(None, {LEARNED, FORGOTTEN, BLED})
     judge.note(0, look(0.0, 0.0, 0.0))
     judge.note(5, {"control/bleed": 0.8})
     judge.note(10, look(-0.1))
@@ -51,9 +51,16 @@ def test_a_point_is_where_all_was_measured() -> None:
     judge.note(20, look(-0.05, 0.01, 0.1))
     assert [point.step for point in points_of(judge.history)] == [0, 20], "a failed monitor makes no step a better one"
     assert judge.decide(10) == Decision(False, False) and judge.decide(20) == Decision(True, False)
-    again = Judge(None)
-    again.load_state_dict(judge.state_dict())
+    again = Judge(None, {LEARNED, FORGOTTEN, BLED})
+    again.load_state_dict(judge.state_dict(20))
     assert again == judge and best_of({}) is None
+    assert list(judge.state_dict(12)) == ["0", "5", "10"], "of steps that are taken back nothing is remembered"
+    without = Judge(2, {LEARNED})
+    without.load_state_dict(judge.state_dict(20))
+    rest = [(30, -0.02), (40, -0.01), (50, 0.0)]
+    for step, change in rest:
+        without.note(step, look(change))
+    assert [without.decide(step).stop for step, _ in rest] == [True, True, True], "what is off now is not waited for"
 
 
 def test_measuring_takes_a_twentieth_of_the_passes() -> None:
