@@ -174,9 +174,12 @@ def any_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, headless; tests of pages are skipped where there is none."""
+    """Debian's Chromium, headless; tests of pages are skipped where there is none.
+
+    For one module at a time: as long as it is open an event loop runs here, and no other one can.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium to try the page in; install it: apt-get install chromium")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -414,7 +415,7 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
             return result
         per_image = result.per_image_B.clone()
         per_image[0] = float("nan")
-        return type(result)(result.loss * float("nan"), per_image, result.t_B, result.keys)
+        return replace(result, loss=result.loss * float("nan"), per_image_B=per_image)
 
     monkeypatch.setattr(accumulating, "training_step", poisoned)
     with pytest.raises(TrainingError, match=r"Too many steps in a row.*\(loss or.*last\.ckpt is from step 3"):
