@@ -1,6 +1,7 @@
 """A file is there whole or not at all: temporary name in the same folder, flushed, renamed."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +14,17 @@ OLDER = ".older"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield the name to write to; it replaces `path` when the block ends without an error.
 
     Until then an older `path` stays as it is. A process that is killed leaves at most one `.partial`
-    file per name, which the next write of the same name overwrites.
+    file per name, which the next write of the same name replaces; a link of that name is not followed.
+    `private`: in a user's folder, where `.partial` may be a file of theirs, by a name that no file has.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(path.name + (f".{secrets.token_hex(8)}" if private else "") + PARTIAL)
+    _remove(partial)
     try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)))
         yield partial
         partial.chmod(0o666 & ~_umask())  # some writers make private files
         with partial.open("rb+") as file:
@@ -41,7 +45,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     one step.
     """
     partial = path.with_name(path.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -80,7 +84,7 @@ def settled(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:

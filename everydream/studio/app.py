@@ -22,6 +22,7 @@ from everydream.studio.library import Library
 from everydream.studio.page import Snapshot, page, states_of, take_snapshot
 from everydream.studio.runs import Watch
 from everydream.studio.sidecars import Fixed, Sidecar, content_of, sidecar_of
+from everydream.tools.files import write_bytes
 from pictures.decode import BadImage, opened, upright_rgb
 
 T = TypeVar("T")
@@ -135,7 +136,7 @@ class Studio:
                 f"{found.text!r}. Nothing was written."
             )
         change = FileChange(found.file, found.before, content_of(text, found.file.name))
-        return self._do(Entry(f"the caption of {name}", [name], [change]))
+        return self._do(Entry(f"the caption of {name}", self.library.twins([name]), [change]))
 
     def preview(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Show what a change of many captions would do."""
@@ -153,7 +154,7 @@ class Studio:
         if not edits.edits:
             raise ConfigError("No caption would change.")
         names = [edit.name for edit in edits.edits]
-        return self._do(Entry(f"{label} in {len(names):,} captions", names, edits.changes))
+        return self._do(Entry(f"{label} in {len(names):,} captions", self.library.twins(names), edits.changes))
 
     def _edits(self, body: Mapping[str, Any]) -> tuple[str, Edits]:
         label, reword = rewording(body)
@@ -168,15 +169,21 @@ class Studio:
         if bad := [name for name in names if not can_be_listed(name)]:
             raise ConfigError(f"{bad[0]!r} cannot stand in a list, one name a line; rename it to switch it off.")
         file = self.library.excluded
-        before = content(file)
-        text = decode_text(before, file.name) if before is not None else None
-        after = switched(text, names, off).encode("utf-8")
+        if (before := content(file)) is None:
+            # An empty list comes first, so that undo leaves that: a run begun meanwhile names the file.
+            write_bytes(file, before := switched(None, [], off).encode("utf-8"))
+        after = switched(decode_text(before, file.name), names, off).encode("utf-8")
         what = names[0] if len(names) == 1 else f"{len(names):,} images"
         return self._do(Entry(f"switching {what} {'off' if off else 'on'}", names, [FileChange(file, before, after)]))
 
-    def undo(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        """Take the last change back."""
-        return self._after(self.journal.undo(), "Taken back: {}.")
+    def undo(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the last change back; with `drop`, forget it if that cannot be: the files stay as they are."""
+        try:
+            return self._after(self.journal.undo(), "Taken back: {}.")
+        except Conflict:
+            if body.get("drop") is not True:
+                raise
+            return self._after(self.journal.drop(), "Forgotten, files stay as they are: {}.")
 
     def redo(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """Do again what was taken back."""

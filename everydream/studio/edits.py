@@ -1,8 +1,10 @@
 """Changes of many captions by one rule: what each would become, why some cannot, and the files that would change."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from hashlib import blake2b
+from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from everydream.tools.captioning.rewording import Reword, replacing
 
 _PATIENCE_S = 10.0
 """How long a pattern may take over all captions: some take for ever."""
+_DIFFER = "two sources read its file in different ways (`lines`), and the change would make two files of it"
 
 
 class Edit(NamedTuple):
@@ -47,8 +50,8 @@ class Edits(NamedTuple):
 
     @property
     def changes(self) -> list[FileChange]:
-        """The files that would change."""
-        return [edit.change for edit in self.edits]
+        """The files that would change, each once."""
+        return list({_real(edit.change.file): edit.change for edit in self.edits}.values())
 
 
 def rewording(wanted: Mapping[str, Any]) -> tuple[str, Reword]:
@@ -153,4 +156,22 @@ def plan_edits(images: Sequence[Image], reword: Reword) -> Edits:
             continue
         change = FileChange(found.file, found.before, content_of("\n".join(new), found.file.name))
         edits.append(Edit(image.name, rows, new, change))
+    edits, apart = _agreed(edits)
+    refused += [(edit.name, _DIFFER) for edit in apart]
     return Edits(edits, refused, len(images) - len(edits) - len(refused))
+
+
+def _agreed(edits: Sequence[Edit]) -> tuple[list[Edit], list[Edit]]:
+    """Return the edits without, and those with, another that makes something else of the same file."""
+    results: dict[str, set[bytes | None]] = {}
+    for edit in edits:
+        results.setdefault(_real(edit.change.file), set()).add(edit.change.after)
+    differ = {file for file, found in results.items() if len(found) > 1}
+    return (
+        [edit for edit in edits if _real(edit.change.file) not in differ],
+        [edit for edit in edits if _real(edit.change.file) in differ],
+    )
+
+
+def _real(file: Path) -> str:
+    return os.path.realpath(file)

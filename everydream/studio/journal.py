@@ -6,6 +6,7 @@ since is never overwritten: then nothing is undone, and the file is named.
 
 import base64
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,9 +53,13 @@ class Journal:
         self._file = file
         self.entries: list[Entry] = []
         self.done = 0
+        self._num_lines = 0
+        """Written by this process; the first of them says all."""
+        self._seen = self._stamp()
         if file is not None and file.exists():
-            with suppress(ValueError, KeyError, TypeError):  # one that cannot be read is begun anew
-                self._take(json.loads(file.read_text(encoding="utf-8")))
+            with suppress(ValueError, KeyError, TypeError):  # what cannot be read is forgotten
+                for line in file.read_text(encoding="utf-8").splitlines():
+                    self._take(json.loads(line))
 
     @property
     def next_undo(self) -> str | None:
@@ -68,52 +73,96 @@ class Journal:
 
     def do(self, entry: Entry) -> None:
         """Make a change. Raises Conflict, DiskError; then nothing is changed."""
+        self._require_alone()
         entries, done = self.entries, self.done
-        self.entries = [*entries[:done], entry][-_KEPT:]
-        self.done = len(self.entries)
-        self._keep()
+        self._add(entry)
+        self._note({"do": _plain(entry)})
         try:
             make(entry.changes)
         except EveryDreamError:
             self.entries, self.done = entries, done
-            self._keep()
+            self._note_all()
             raise
 
     def undo(self) -> Entry | None:
         """Take back the last change; None if there is none. Raises Conflict, DiskError."""
         if not self.done:
             return None
+        self._require_alone()
         entry = self.entries[self.done - 1]
         make([change.reversed() for change in entry.changes])
         self.done -= 1
-        self._keep()
+        self._note({"done": self.done})
+        return entry
+
+    def drop(self) -> Entry | None:
+        """Forget the last change and leave its files as they are, so that those before it can be undone."""
+        if not self.done:
+            return None
+        self._require_alone()
+        self.done -= 1
+        entry = self.entries.pop(self.done)
+        self._note_all()
         return entry
 
     def redo(self) -> Entry | None:
         """Make the last change that was taken back; None if there is none. Raises Conflict, DiskError."""
         if self.done == len(self.entries):
             return None
+        self._require_alone()
         entry = self.entries[self.done]
         make(entry.changes)
         self.done += 1
-        self._keep()
+        self._note({"done": self.done})
         return entry
 
-    def _keep(self) -> None:
+    def _add(self, entry: Entry) -> None:
+        self.entries = [*self.entries[: self.done], entry][-_KEPT:]
+        self.done = len(self.entries)
+
+    # The file: a line that says all, then one for each change. A line that a kill cut short is the last.
+
+    def _stamp(self) -> tuple[int, int] | None:
+        if self._file is None or not self._file.exists():
+            return None
+        found = self._file.stat()
+        return found.st_size, found.st_mtime_ns
+
+    def _require_alone(self) -> None:
+        """Raise Conflict if another studio has written the file."""
+        if self._stamp() != self._seen:
+            raise Conflict(
+                "Another studio of this project has made changes since this one began, so nothing was done: the one "
+                "would lose what the other can take back. Stop one of the two, and start this one again."
+            )
+
+    def _note(self, line: dict[str, Any]) -> None:
         if self._file is None:
             return
-        plain = {"done": self.done, "entries": [
-            [entry.label, entry.names, [[str(c.file), _said(c.before), _said(c.after)] for c in entry.changes]]
-            for entry in self.entries
-        ]}  # fmt: skip
-        write_bytes(self._file, json.dumps(plain).encode())
+        if not 0 < self._num_lines < _KEPT:
+            self._note_all()
+            return
+        with writing(self._file), self._file.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._num_lines += 1
+        self._seen = self._stamp()
 
-    def _take(self, plain: dict[str, Any]) -> None:
-        entries = [
-            Entry(label, names, [FileChange(Path(file), _heard(a), _heard(b)) for file, a, b in changes])
-            for label, names, changes in plain["entries"]
-        ]
-        self.entries, self.done = entries, min(int(plain["done"]), len(entries))
+    def _note_all(self) -> None:
+        if self._file is None:
+            return
+        plain = {"entries": [_plain(entry) for entry in self.entries], "done": self.done}
+        write_bytes(self._file, json.dumps(plain).encode() + b"\n")
+        self._num_lines, self._seen = 1, self._stamp()
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "do" in line:
+            self._add(_entry(line["do"]))
+            return
+        if "entries" in line:
+            self.entries = [_entry(plain) for plain in line["entries"]]
+        self.done = max(0, min(int(line["done"]), len(self.entries)))
 
 
 def make(changes: Sequence[FileChange]) -> None:
@@ -151,8 +200,17 @@ def _put(file: Path, after: bytes | None) -> None:
         if after is None:
             file.unlink(missing_ok=True)
             return
-        with atomic_file(file) as partial:
+        with atomic_file(file, private=True) as partial:
             partial.write_bytes(after)
+
+
+def _plain(entry: Entry) -> list[Any]:
+    return [entry.label, entry.names, [[str(c.file), _said(c.before), _said(c.after)] for c in entry.changes]]
+
+
+def _entry(plain: list[Any]) -> Entry:
+    label, names, changes = plain
+    return Entry(label, names, [FileChange(Path(file), _heard(a), _heard(b)) for file, a, b in changes])
 
 
 def _said(content: bytes | None) -> str | None:

@@ -1,5 +1,6 @@
 """The images of a project as they are now, switched off or not, each looked at again when it changed."""
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -45,15 +46,29 @@ class Library:
         """Look at some images again, whose captions changed."""
         paths: dict[int, set[str]] = {}
         for name in names:
-            if (item := self.found.pop(name, None)) is not None:
+            if (item := self.found.get(name)) is not None:
                 paths.setdefault(item.source, set()).add(item.path)
+        fresh_found: dict[str, Found] = {}
         for number, some in paths.items():
             source, config = self.config.data.sources[number], self.config
             listed = list_source(number, source, config.captions, config.data.flip_p, some)
             fresh = [item for item in listed if not self._same_file(item)]
             known = [item for item in listed if self._same_file(item)]
             checked = [*check_images(fresh, config.data), *self._checked_again(known, config.data)]
-            self.found |= {self.name(item): item for item in checked}
+            fresh_found |= {self.name(item): item for item in checked}
+        gone = {f"{self.names[number]}/{path}" for number, some in paths.items() for path in some}
+        self.found = {name: item for name, item in self.found.items() if name not in gone} | fresh_found
+
+    def twins(self, names: Iterable[str]) -> list[str]:
+        """Return these names and those of the same images in other sources, which share their captions' files."""
+        roots = [os.path.realpath(source_root(source)) for source in self.config.data.sources]
+
+        def place(item: Found) -> str:
+            return os.path.join(roots[item.source], item.path)  # noqa: PTH118 - a Path each would take long
+
+        wanted = dict.fromkeys(names)
+        places = {place(item) for name in wanted if (item := self.found.get(name)) is not None}
+        return list(wanted | {name: None for name, item in self.found.items() if place(item) in places})
 
     def read_off(self) -> None:
         """Read the list of images switched off again. Raises DataError."""

@@ -4,7 +4,7 @@
   const { at, element, visible, data, images, card, open, refresh, showMore, chosen, opened, filterBy } = window.everydream;
   const tools = at("tools").dataset;
   const byId = new Map(images.map((image) => [image.id, image]));
-  let editing = null; // {image, stamp}: what the editor shows
+  let editing = null; // {image, stamp, text}: what the editor shows, as it came
   let last = null; // the image that had the focus last
 
   const LOST = "The studio does not answer: it was stopped. Start it again and load the page it prints.";
@@ -12,7 +12,7 @@
     let answer;
     try { answer = await asked; } catch { throw new Error(LOST); }
     const found = await answer.json();
-    if (!answer.ok) { throw new Error(found.error); }
+    if (!answer.ok) { throw Object.assign(new Error(found.error), { isConflict: answer.status === 409 }); }
     return found;
   };
   const ask = (what, values) => answered(fetch(`${what}?${new URLSearchParams(values)}`));
@@ -75,6 +75,7 @@
       redraw(image);
     }
     showStatus(answer);
+    at("drop").hidden = true;
     say([answer.said, ...rejected.map((line) => `Not usable now: ${line}.`)].join(" "), rejected.length > 0);
   };
 
@@ -92,6 +93,13 @@
   const edit = async (number) => {
     const image = images[number];
     const area = at("text-of");
+    if (editing && area.value !== editing.text) {
+      if (editing.image === image) { return; }
+      if (!window.confirm(`The caption of ${visible(editing.image.id)} is not saved. Leave it as it was?`)) {
+        open(editing.image.number);
+        return;
+      }
+    }
     last = image;
     editing = null;
     complain("");
@@ -107,8 +115,8 @@
       at("fixed").textContent = visible(`Not to be edited here: ${found.reason}.`);
       at("save").disabled = at("save-next").disabled = Boolean(found.reason);
       if (found.reason) { return; }
-      editing = { image, stamp: found.stamp };
       area.value = found.text;
+      editing = { image, stamp: found.stamp, text: area.value };
       area.readOnly = false;
       const lines = found.lines === "choose" ? "each line is a variant, one a visit" : "";
       at("where").textContent = visible([found.note || `in ${found.file}`, lines].filter(Boolean).join("; "));
@@ -125,6 +133,7 @@
       complain(error.message);
       return;
     }
+    editing = null; // what is saved may be left
     const next = chosen()[chosen().indexOf(image) + 1];
     if (toNext && next) { open(next.number); } else { at("large").close(); }
   };
@@ -176,7 +185,13 @@
     if (button) { last = images[Number(button.dataset.image)]; }
   });
 
-  const undo = () => act("undo", {});
+  // A change whose files others have written since is in the way of those before it until it is forgotten.
+  const undo = async () => {
+    try { takeUp(await tell("undo", {})); } catch (error) {
+      say(error.message, true);
+      at("drop").hidden = !error.isConflict;
+    }
+  };
   const redo = () => act("redo", {});
   const help = () => at("keys").showModal();
   const KEYS = {
@@ -204,6 +219,7 @@
 
   at("undo").addEventListener("click", undo);
   at("redo").addEventListener("click", redo);
+  at("drop").firstElementChild.addEventListener("click", () => act("undo", { drop: true }));
   at("help").addEventListener("click", help);
   at("look").addEventListener("click", async () => {
     say("Looking again …");

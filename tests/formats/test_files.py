@@ -234,3 +234,21 @@ def test_other_readers_open_what_is_written(tmp_path: Path) -> None:
     assert equal(load_file(tmp_path / "m.safetensors"), tensors())
     write_pickle(tmp_path / "m.ckpt", {"state_dict": tensors()})
     assert equal(torch.load(tmp_path / "m.ckpt", weights_only=True)["state_dict"], tensors())
+
+
+def test_what_lies_at_the_temporary_name_is_replaced_and_no_link_is_followed(tmp_path: Path) -> None:
+    path, partial, victim = tmp_path / "a.txt", tmp_path / "a.txt.partial", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("precious")
+    partial.symlink_to(victim / "kept")
+    with atomic_file(path) as target:
+        target.write_text("new")
+    partial.symlink_to(victim)
+    with atomic_folder(tmp_path / "a.txt.d"), atomic_file(path) as target:
+        target.write_text("newer")
+    partial.mkdir()
+    (partial / "left-over").write_text("of a killed run")
+    with atomic_file(path) as target:
+        target.write_text("newest")
+    assert path.read_text() == "newest" and not partial.exists()
+    assert (victim / "kept").read_text() == "precious"
