@@ -6,6 +6,7 @@ starts with the file's name, so that the scan can reject the images concerned in
 
 import codecs
 import difflib
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -21,6 +22,9 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
 
@@ -124,3 +128,8 @@ def _where(error: yaml.YAMLError) -> str:
 
 def _problem(error: yaml.YAMLError) -> str:
     return str(getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable")
+
+
+def visible(text: object) -> str:
+    """Return a text with what cannot be seen, or turns others around, spelled out as U+0000."""
+    return _UNSEEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", str(text))

@@ -34,7 +34,7 @@ def texts_in(path: Path) -> dict[str, str]:
         with Image.open(path) as image:
             image.load()  # texts may stand behind the pixels
             return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise FormatError(f"{path} cannot be read as a picture: {error}.") from error
 
 
@@ -42,7 +42,7 @@ def settings_in(path: Path) -> dict[str, Any]:
     """Return how a picture of ours was drawn, {} for others. Raises FormatError if it is no picture."""
     try:
         settings = json.loads(texts_in(path).get(METADATA_KEY, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 

@@ -18,6 +18,14 @@ PROVENANCE = "provenance"
 FOLDER_FILE = "everydream.json"
 """Where diffusers folders keep it."""
 
+_ABOUT = dict.fromkeys(("project", "method", "weights", "step", "steps_planned", "epoch", "images_seen"), object) | {
+    "trainer": Mapping, "base": Mapping, "data": Mapping,
+}  # fmt: skip
+_BASE = dict.fromkeys(("name", "sha256", "of"), object)
+_DATA = {"images": object, "fingerprint": object, "sources": list}
+_SOURCE = {"name": object, "role": str, "images": object, "draws_per_epoch": object, "licences": Mapping}
+"""What is read of each part; `everydream.provenance` writes them."""
+
 
 def own_metadata(about: About | None, model: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return the safetensors metadata of our own: how to rebuild the model, how it was made."""
@@ -91,8 +99,23 @@ def provenance_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(found, str):
             try:
                 found = json.loads(found)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return {}
         if isinstance(found, Mapping) and PROVENANCE in found:
             found = found[PROVENANCE]
-    return dict(found) if isinstance(found, Mapping) and "trainer" in found else {}
+    return about_in(found)
+
+
+def about_in(found: object) -> dict[str, Any]:
+    """Return plain data if it has the parts of an About, {} for anything else: files come from strangers."""
+    if not isinstance(found, Mapping) or not _has(found, _ABOUT):
+        return {}
+    base, data = found["base"], found["data"]
+    whole = _has(base, _BASE) and _has(data, _DATA) and all(_has(one, _SOURCE) for one in data["sources"])
+    return dict(found) if whole else {}
+
+
+def _has(found: object, parts: Mapping[str, type]) -> bool:
+    return isinstance(found, Mapping) and all(
+        name in found and isinstance(found[name], kind) for name, kind in parts.items()
+    )

@@ -31,7 +31,7 @@ def family_of_folder(folder: Path) -> str | None:
         pipeline = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
         unet_file = folder / "unet" / "config.json"
         unet = json.loads(unet_file.read_text(encoding="utf-8")) if unet_file.is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
     fitting = [name for name, module in FAMILIES.items() if pipeline in module.PIPELINES]
     return next((name for name in fitting if len(fitting) == 1 or FAMILIES[name].owns(unet)), None)
@@ -42,7 +42,7 @@ def _said(metadata: Mapping[str, Any]) -> str | None:
     try:
         ours = json.loads(ours) if isinstance(ours, str) else ours
         return str(ours["model"]["family"])  # type: ignore[index]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         pass
     architecture = str(metadata.get("modelspec.architecture", "")).split("/")[0]
     by_kohya = str(metadata.get("ss_base_model_version", ""))

@@ -200,7 +200,9 @@ def _batches(facts: dict[str, Any]) -> Iterator[Finding]:
     mine = rows.get(facts["plan"]["batch_size"])
     if mine is None or mine["full"] >= _SMALL_SHARE:
         return
-    best = max(rows.values(), key=lambda row: (row["full"], row["batch_size"]))
+    # A smaller one, and 1 before all, is always fuller; that is no reason to train with it.
+    larger = [row for row in rows.values() if row["batch_size"] > mine["batch_size"]]
+    best = max(larger, key=lambda row: (row["full"], row["batch_size"]), default=mine)
     if best["full"] > mine["full"]:
         yield _finding(
             "note",

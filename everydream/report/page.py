@@ -8,7 +8,6 @@ and shows; an image's id is its source's name and its path, so a server can spea
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -18,6 +17,7 @@ from markupsafe import Markup
 
 from everydream.data.likeness import path_of
 from everydream.data.looks import Looks
+from everydream.data.texts import visible
 from everydream.plan import Planned
 from everydream.report.buckets import crop_window
 from everydream.report.findings import LEVELS
@@ -27,9 +27,6 @@ from everydream.report.lint import shown_pieces
 PICTURE_BYTES = 3_000_000
 """What the pictures of a page may take together, as text."""
 _OF_EACH_BUCKET = 6
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def page_data(planned: Planned, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,11 +116,6 @@ def render(
         style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
         content=_json({**data, "pictures": pictures}), **more,
     )  # fmt: skip
-
-
-def visible(text: object) -> str:
-    """Return a text with what cannot be seen, or turns others around, spelled out as U+0000."""
-    return _UNSEEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", str(text))
 
 
 def _json(value: object) -> Markup:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from everydream.config import RunConfig
 from everydream.plan import Planned
+from everydream.training.runs import runs_of
 
 _LARGEST_BATCH = 64
 _LISTED = 5
@@ -91,7 +92,7 @@ def saves(config: RunConfig, steps_per_epoch: Sequence[int], total_steps: int) -
     due = {step for step in epochs | steps | {total_steps} if 0 < step <= total_steps}
     return {
         "saves": len(due), "every_minutes": settings.every_minutes, "keep": settings.keep,
-        "exports_kept": len(due) if settings.keep is None else min(len(due), settings.keep),
+        "exports_kept": len(due) if settings.keep is None else min(len(due), settings.keep + settings.keep_best),
         "formats": settings.formats,
     }  # fmt: skip
 
@@ -101,8 +102,8 @@ def last_run(config: RunConfig, total_steps: int) -> dict[str, Any] | None:
 
     `seconds` is for `total_steps` at that rate; other settings than that run's make another rate.
     """
-    runs = sorted(Path(config.runs_dir).glob(f"{config.project}-*/{_EVENTS}"), reverse=True)
-    for events in runs:
+    for run in sorted(runs_of(Path(config.runs_dir), config.project), reverse=True):
+        events = run / _EVENTS
         facts = _times(events)
         if facts is not None:
             took, steps = facts

@@ -17,8 +17,8 @@ from PIL import Image
 from tools.tool_app import run as command
 
 from everydream.config import RunConfig
-from everydream.errors import ConfigError
-from everydream.formats.pngs import settings_in
+from everydream.errors import ConfigError, FormatError
+from everydream.formats.pngs import settings_in, write_png
 from everydream.methods import METHODS
 from everydream.models.load import load
 from everydream.models.settings import ModelSettings
@@ -280,6 +280,9 @@ def test_requests_that_cannot_be_drawn(run: Path, request_: dict[str, Any], mess
 def test_what_is_no_sheet_is_refused(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "x.png")
     assert "does not say how it was made" in command("grid", "--again", tmp_path / "x.png", check=2).stderr
+    write_png(tmp_path / "odd.png", np.zeros((4, 4, 3), np.uint8), {"grid": {"prompt": "a", "steps": "many"}})
+    with pytest.raises(FormatError, match=r"odd\.png says of its steps what no grid does"):
+        request_in(tmp_path / "odd.png")
     assert "Say what varies" in command("grid", "--run", run, "--prompt", "a", check=2).stderr
     assert "Say what to draw: --prompt" in command("grid", "--run", run, check=2).stderr
     assert "--again takes everything" in command("grid", "m", "--again", "x.png", check=2).stderr

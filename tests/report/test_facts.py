@@ -183,7 +183,8 @@ def test_findings_are_worst_first_and_say_what_to_do():
         "balance": [{"source": "s", "folder": "a", "draws": 9, "multiply": 1.0},
                     {"source": "s", "folder": "b", "draws": 2, "multiply": 4.5}],
         "colours": {"s": {"role": "training", "images": 60, "backgrounds": [["white", 38]]}},
-        "plan": {"batch_size": 6, "batch_sizes": [{"batch_size": 5, "full": 1.0, "smaller": 0, "batches": 4},
+        "plan": {"batch_size": 6, "batch_sizes": [{"batch_size": 1, "full": 1.0, "smaller": 0, "batches": 20},
+                                                  {"batch_size": 8, "full": 0.9, "smaller": 1, "batches": 3},
                                                   {"batch_size": 6, "full": 0.8, "smaller": 1, "batches": 4}]},
     }  # fmt: skip
     found = findings(facts)
@@ -193,5 +194,5 @@ def test_findings_are_worst_first_and_say_what_to_do():
                             "learned: background"}  # fmt: skip
     assert by_kind["leak"]["images"] == ["mine/a", "mine/b"] and by_kind["leak"]["level"] == "problem"
     assert by_kind["learned: background"]["text"] == "s: 38 of 60 images have a white background."
-    assert "train.batch_size=5 fills 100 %" in by_kind["batches"]["advice"]
+    assert "train.batch_size=8 fills 90 %" in by_kind["batches"]["advice"]
     assert by_kind["enlarged"]["text"].endswith(": 4.") and by_kind["enlarged"]["level"] == "warning"

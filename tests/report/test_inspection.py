@@ -54,6 +54,10 @@ def test_saves_by_epochs_and_steps(tmp_path: Path) -> None:
     assert planned.total_steps == 8
     found = saves(planned.config, planned.steps_per_epoch, planned.total_steps)  # after 3, 4, 6, 8
     assert found["saves"] == 4 and found["exports_kept"] == 2 and found["every_minutes"] is None
+    best = planned.config.model_copy(
+        update={"checkpoints": planned.config.checkpoints.model_copy(update={"keep_best": True})}
+    )
+    assert saves(best, planned.steps_per_epoch, planned.total_steps)["exports_kept"] == 3
 
 
 def test_time_is_that_of_a_whole_run_or_none(tmp_path: Path) -> None:
@@ -63,11 +67,16 @@ def test_time_is_that_of_a_whole_run_or_none(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "trial-20260101-000000"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").write_bytes(b"x" * 100)
+    (run / "run.json").write_text('{"project": "trial"}', encoding="utf-8")
+    of_another = tmp_path / "runs" / "trial-v2-20260102-000000"
+    of_another.mkdir()
+    (of_another / "run.json").write_text('{"project": "trial-v2"}', encoding="utf-8")
     rows = [{"time": "2026-01-01T00:00:00+0000", "event": "started", "step": 0},
             {"time": "2026-01-01T00:01:00+0000", "event": "saved", "step": 10},
             {"time": "2026-01-01T00:01:00+0000", "event": "finished", "step": 30}]  # fmt: skip
     events = run / "events.jsonl"
     events.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shutil.copy(events, of_another)
     assert last_run(config, 10) == {
         "run": run.name, "seconds_per_step": 2.0, "seconds": 20.0, "last_ckpt_bytes": 100}  # fmt: skip
     rows[2]["event"] = "stopped"

@@ -13,11 +13,11 @@ from conftest import make_images
 from PIL import Image
 
 from everydream.config import resolve
+from everydream.data.texts import visible
 from everydream.errors import ConfigError
 from everydream.plan import plan_run
 from everydream.report import page as page_module
 from everydream.report.inspection import inspect_run
-from everydream.report.page import visible
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> & \"quotes\" '"
 

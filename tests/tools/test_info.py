@@ -147,3 +147,18 @@ def test_small_files_say_what_made_them_and_are_read_as_before(tmp_path: Path) -
         assert torch.equal(read_embedding(tmp_path / name)["rex"], rows_VD)
     assert read_for_several(tmp_path / "two.safetensors")[0] == "rex"
     assert set(read_hypernetwork(tmp_path / "hyper.pt").weights) == {768}
+
+
+def test_files_of_strangers_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    deep = "[" * 100_000
+    write_png(path, np.zeros((8, 8, 3), np.uint8), {}, "\x1b[31mred")
+    result = run("info", path)
+    assert "\x1b" not in result.output and "[U+001B][31mred" in result.output
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 16)
+    with pytest.raises(FormatError, match="cannot be read as a picture"):
+        info(path)
+    for said in (json.dumps({"provenance": {"trainer": 1}}), '{"provenance": {"trainer": {}, "base": []}}', deep):
+        save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"everydream": said, "other": deep})
+        assert info(tmp_path / "a.safetensors")["provenance"] == {}
+        assert run("info", tmp_path / "a.safetensors").exit_code == 0

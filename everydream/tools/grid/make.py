@@ -1,11 +1,14 @@
 """A grid from what was asked for to its files: cells, sheet.png, sheet.html."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from everydream.errors import ConfigError
+from pydantic import TypeAdapter, ValidationError
+
+from everydream.errors import ConfigError, FormatError
 from everydream.formats.atomic import atomic_file
 from everydream.formats.pngs import settings_in, write_png
 from everydream.models.settings import is_hub_id
@@ -42,15 +45,19 @@ class Request:
 
 
 def request_in(path: Path) -> Request:
-    """Return what a sheet was asked for. Raises ConfigError if it is none of ours, FormatError if it is no picture."""
+    """Return what a sheet was asked for. Raises ConfigError if it is none of ours, FormatError if it is damaged."""
     said = settings_in(path).get(_KEY)
     if not isinstance(said, dict):
         raise ConfigError(f"--again: {path} does not say how it was made. Give the {SHEET} of an earlier grid.")
-    known = {field.name for field in fields(Request)}
-    plain: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if name in known
-    }
-    return Request(**plain)
+    try:
+        # As JSON: in Python's strict mode a list is no tuple.
+        return TypeAdapter(Request).validate_json(json.dumps(said), strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise FormatError(
+            f"--again: {path} says of its {'.'.join(map(str, wrong['loc']))} what no grid does: {wrong['msg']}. "
+            f"Give the {SHEET} of another grid."
+        ) from error
 
 
 def planned(request: Request) -> tuple[Sources, Cell, list[Axis], Mapping[tuple[int, ...], Cell]]:

@@ -14,7 +14,7 @@ from everydream.formats.files import METADATA_KEY, is_safetensors, read_contents
 from everydream.formats.hashes import auto_v1, auto_v3, sha256_of, weights_sha256
 from everydream.formats.kinds import kind_in
 from everydream.formats.pngs import PARAMETERS, texts_in
-from everydream.formats.provenance import FOLDER_FILE, provenance_in
+from everydream.formats.provenance import FOLDER_FILE, about_in, provenance_in
 from everydream.formats.sharded import is_sharded
 from everydream.models.recognise import family_of, family_of_folder
 from everydream.tools.models.files import size_of
@@ -70,7 +70,7 @@ def _folder(path: Path) -> dict[str, Any]:
         "bytes": size_of(path),
         "parts": parts,
         "sha256": weights_sha256(path),
-        "provenance": made if isinstance(made, dict) else {},
+        "provenance": about_in(made),
     }
 
 
@@ -173,6 +173,6 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in "{[":
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from everydream.data.texts import visible
 from everydream.formats.atomic import format_bytes
 
 _LONGEST = 160
@@ -25,7 +26,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
 
 def _sections(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     family = f" for {facts['family']}" if facts.get("family") else ""
-    yield Text(facts["path"], style="bold", overflow="fold")
+    yield Text(visible(facts["path"]), style="bold", overflow="fold")
     yield _table({"what": f"{facts['kind']}{family}, {format_bytes(facts['bytes'])}", **_amounts(facts)})
     if facts["kind"] == "picture":
         yield from _picture(facts)
@@ -41,7 +42,7 @@ def _sections(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield _table(rows)
     if config := (facts.get("provenance") or {}).get("config"):
         yield Text("\nSettings", style="bold")
-        yield Text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip())
+        yield Text(visible(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip()))
 
 
 def _amounts(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -62,7 +63,7 @@ def _amount(facts: Mapping[str, Any]) -> str:
 
 def _picture(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     if "parameters" in facts:
-        yield Text(f"\n{facts['parameters']}")
+        yield Text(f"\n{visible(facts['parameters'])}")
     if "settings" in facts:
         yield Text("\nDrawn by EveryDream with", style="bold")
         yield _table(facts["settings"])
@@ -97,6 +98,6 @@ def _table(rows: Mapping[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        table.add_row(Text(str(name)), Text(text if len(text) <= _LONGEST * 2 else f"{text[: _LONGEST * 2]} …"))
+        text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        table.add_row(Text(visible(name)), Text(text if len(text) <= _LONGEST * 2 else f"{text[: _LONGEST * 2]} …"))
     return table
