@@ -97,7 +97,10 @@ class Monitor:
         if "overfit/gap" in numbers and step > 0:
             gap, margin = 100 * numbers["overfit/gap"], numbers.get("overfit/margin")
             doubt = "" if margin is None else f" ± {100 * margin:.1f}"
-            writer.display.say(f"Over-fit gap at step {step}: {gap:+.1f}{doubt} % (above 0: learned by heart)")
+            shown = (
+                "nothing is shown" if margin is not None and abs(gap) <= 100 * margin else "above 0: learned by heart"
+            )
+            writer.display.say(f"Over-fit gap at step {step}: {gap:+.1f}{doubt} % ({shown})")
 
     def _changes(
         self, step: int, watched: Mapping[str, Measured], weights: AbstractContextManager[None]

@@ -69,7 +69,8 @@ def _cadence_problems(
         if cadence != own:
             yield (
                 f"{name}: has another cadence than validation, and stop.when and checkpoints.keep_best compare steps "
-                "at which both are measured. Give them the same every_steps."
+                "at which both are measured. Give them the same cadence, e.g. "
+                f"{name}.every_steps={validation.every_steps or 100}"
             )
 
 

@@ -63,7 +63,7 @@ def review_facts(
         "points": points_of(history.looks),
         "ledger": {
             "Loss above the others'": _entries(history.ledger.get("high", []), "excess", paths, looks),
-            "Learned by heart": _entries(history.ledger.get("fallen", []), "fallen", paths, looks),
+            "Loss that fell furthest": _entries(history.ledger.get("fallen", []), "fallen", paths, looks),
         },
         "grids": {
             name: _grid(pictures[-1])

@@ -131,7 +131,8 @@ def _about_length(history: History, points: list[Point], best: Point | None) -> 
         return
     trained = [point for point in points if point.step]
     if len(trained) > 2 and best == trained[-1]:
-        yield "the last measured step is the best, so it was still getting better: train longer, or at a higher rate"
+        first = "first stop the forgetting, then " if _forgot(history) else ""
+        yield f"the last measured step is the best, so it was still getting better: {first}train longer"
     last = history.looks[trained[-1].step]
     gap, margin = last.get("overfit/gap"), last.get("overfit/margin")
     if gap is not None and margin is not None and gap - margin > 0 and best != trained[-1]:
@@ -146,22 +147,27 @@ def _about_forgetting(history: History, best: Point | None) -> Iterator[str]:
     total = sum(source["draws"] for source in sources)
     truth = sum(source["draws"] for source in sources if source["role"] == "ground_truth")
     share = truth / total if total else 0.0
-    last = max((step for step, look in history.looks.items() if "preservation/coarse_change" in look), default=None)
-    look = history.looks[last] if last is not None else {}
-    forgot = look.get("preservation/coarse_change", 0.0) - look.get("preservation/coarse_margin", 0.0) > 0
     bleeds = best is not None and best.bled > _BLEEDING
     more = (
         f"more ground truth (it is {share:.0%} of the draws)"
         if truth
         else "ground truth, a quarter of the draws to begin with"
     )
-    if forgot:
+    if _forgot(history):
         yield f"what the base model knew has suffered beyond doubt: {more}, a lower rate, or fewer steps"
     if bleeds:
         advice = f"name it by a rare word, caption what recurs in its pictures, and add {more}"
         yield f"other pictures take on the look of the subject: {advice}"
-    if best is not None and last is None:
+    if best is not None and not any("preservation/coarse_change" in look for look in history.looks.values()):
         yield "what the base model knew was not measured: preservation.images tells it"
+
+
+def _forgot(history: History) -> bool:
+    """Tell whether the last measurement shows beyond doubt that what the base model knew has suffered."""
+    looks = [look for _, look in sorted(history.looks.items()) if "preservation/coarse_change" in look]
+    return (
+        bool(looks) and looks[-1]["preservation/coarse_change"] - looks[-1].get("preservation/coarse_margin", 0.0) > 0
+    )
 
 
 def _about_copies(history: History, best: Point | None) -> Iterator[str]:
@@ -174,14 +180,14 @@ def _about_copies(history: History, best: Point | None) -> Iterator[str]:
     twins = history.plan.get("twins", [])
     if twins:
         shown = "; ".join(", ".join(group[:_NAMED]) for group in twins[:_NAMED])
-        yield f"{len(twins)} pictures are there more than once, near duplicates; remove the copies: {shown}"
+        yield f"pictures that are there more than once, near duplicates: {len(twins)}; remove the copies: {shown}"
 
 
 def _about_images(history: History) -> Iterator[str]:
     high = [entry for entry in history.ledger.get("high", []) if entry["excess"] > _STANDS_OUT]
     if high:
         named = ", ".join(f"{entry['key']} ({entry['excess']:+.0%})" for entry in high[:_NAMED])
-        yield f"the loss of {len(high)} is far above others' at the same noise; look at picture and caption: {named}"
+        yield f"images whose loss is far above the others' of their source: {len(high)}; look at them: {named}"
     fallen = [entry for entry in history.ledger.get("fallen", []) if entry["fallen"] > _FALLEN]
     if fallen:
         named = ", ".join(entry["key"] for entry in fallen[:_NAMED])

@@ -27,6 +27,8 @@ _FIRST = 3
 """Visits that make an image's first mean."""
 _DOUBT = 3.0
 """Visits' worth of doubt: a mean of n visits counts n / (n + 3), so that no image leads by one lucky draw."""
+_FEW = 8
+"""Images of a source from which on its own median is the measure."""
 _LEAST = 1e-12
 
 
@@ -109,9 +111,7 @@ class Ledger:
         rows = np.flatnonzero(self.judged_N)
         trust = self.judged_N[rows] / (self.judged_N[rows] + _DOUBT)
         mean, fallen = self.mean_N[rows], self.first_N[rows] - self.recent_N[rows]
-        # What is usual lags behind a loss that falls, for all alike: the median image is the measure.
-        excess, fallen = (values - np.median(values) for values in (mean, fallen))
-        excess, fallen = excess * trust, fallen * trust
+        excess, fallen = (self._beside_others(rows, values) * trust for values in (mean, fallen))
         order = np.argsort(-excess, kind="stable")
         return [
             Entry(
@@ -122,6 +122,19 @@ class Ledger:
             )
             for i in order
         ]
+
+    def _beside_others(self, rows: NDArray[np.int64], values: Floats) -> Floats:
+        """Return values less the median of their source.
+
+        What is usual lags behind a loss that falls, and a new subject's is above what the model knew: for all images
+        of the source alike. Of a source of few images the median of all is the measure.
+        """
+        beside = values - np.median(values)
+        for source in np.unique(self.sources[rows]):
+            mine = self.sources[rows] == source
+            if mine.sum() >= _FEW:
+                beside[mine] = values[mine] - np.median(values[mine])
+        return beside
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return what a resume needs, in the order of the keys."""

@@ -301,7 +301,7 @@ def test_by_default_measuring_takes_a_twentieth(project: Project, capfd: pytest.
         ),
         (
             {"validation": {"images": 2}, "preservation": {"images": 2, "every_steps": 9}, "stop": {"when": "overfit"}},
-            r"preservation: has another cadence than validation.*Give them the same every_steps",
+            r"preservation: has another cadence than valid.*the same cadence, e\.g\. preservation\.every_steps=100",
         ),
         ({"control": {"captions": 2}}, r"control\.captions: has no effect, since control\.every_steps is null"),
         ({"control": {"every_steps": 5, "features": "nowhere"}}, r"control\.features: there is nothing at"),

@@ -94,7 +94,7 @@ TRUTH_ALONE = [{**SOURCES[0], "draws": 100}]
     ("looks", "more", "advice"),
     [
         (GOOD, {}, None),
-        ({0: look(0.0), 50: look(-0.2), 75: look(-0.3), 100: look(-0.4)}, {}, "train longer, or at a higher rate"),
+        ({0: look(0.0), 50: look(-0.2), 75: look(-0.3), 100: look(-0.4)}, {}, "still getting better: train longer"),
         ({**GOOD, 100: look(-0.3, gap=0.2)}, {}, "18% further down than on others: learned by heart. Stop near"),
         ({**GOOD, 100: look(-0.3, gap=0.04)}, {}, None),
         ({**GOOD, 100: look(-0.3, kept=0.1)}, {}, "suffered beyond doubt: more ground truth (it is 10% of the draws)"),
@@ -102,10 +102,10 @@ TRUTH_ALONE = [{**SOURCES[0], "draws": 100}]
         ({**GOOD, 100: look(-0.3, kept=0.005)}, {}, None),
         ({0: look(0.0), 50: look(-0.4, bleed=0.4), 100: look(-0.2)}, {}, "take on the look of the subject: name it by"),
         ({**GOOD, 100: look(-0.3, ssim=0.9)}, {}, "samples look like training images (SSIM 0.90 with the nearest"),
-        (GOOD, {"twins": [["mine/a.png", "mine/b.png"]]}, "near duplicates; remove the copies: mine/a.png, mine/b.png"),
+        (GOOD, {"twins": [["mine/a.png", "mine/b.png"]]}, "near duplicates: 1; remove the copies: mine/a.png"),
         (
             GOOD, {"ledger": {"high": [{"key": "mine/odd.png", "visits": 9, "excess": 0.4, "fallen": 0.0}]}},
-            "the loss of 1 is far above others' at the same noise; look at picture and caption: mine/odd.png (+40%)",
+            "loss is far above the others' of their source: 1; look at them: mine/odd.png (+40%)",
         ),
         (
             GOOD, {"ledger": {"fallen": [{"key": "mine/known.png", "visits": 9, "excess": 0.0, "fallen": 0.6}]}},

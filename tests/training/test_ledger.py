@@ -57,6 +57,21 @@ def test_one_that_is_learned_by_heart_has_fallen_furthest() -> None:
     assert found.key == "image 7" and found.fallen > 0.5
 
 
+def test_a_new_subject_does_not_stand_out_as_a_whole() -> None:
+    """Images of one source lose twice as much as those of the other: only the odd one of each is told of."""
+    rng = np.random.default_rng(3)
+    keys = [f"new/{n}" for n in range(20)] + [f"known/{n}" for n in range(20)]
+    ledger = Ledger(keys, np.repeat([0, 1], 20).astype(np.int16))
+    for _ in range(15):
+        for key in rng.permutation(keys).tolist():
+            level = float(rng.uniform(0, 1))
+            factor = (2.0 if key.startswith("new") else 1.0) * (1.5 if key.endswith("/7") else 1.0)
+            ledger.add([key], [level], [usual_loss(level) * factor * float(rng.lognormal(0, 0.1))])
+    entries = ledger.entries()
+    assert {entry.key for entry in entries[:2]} == {"new/7", "known/7"}
+    assert all(entry.excess < 0.2 for entry in entries[2:])
+
+
 def test_what_was_seen_is_counted_by_source() -> None:
     ledger = Ledger(["a/1", "a/2", "b/1"], np.array([0, 0, 1], np.int16))
     ledger.add(["a/1", "b/1", "a/1"], [0.5, 0.5, 0.1], [1.0, 1.0, 1.0])
