@@ -134,7 +134,12 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_small_files_say_what_made_them_and_are_read_as_before(tmp_path: Path) -> None:
-    about, rows_VD = {"trainer": {"everydream": "1"}, "step": 3}, torch.ones(2, 768)
+    keys = ("project", "method", "weights", "step", "steps_planned", "epoch", "images_seen")
+    about = {
+        **dict.fromkeys(keys, 3), "trainer": {"everydream": "1"}, "base": {"name": "m", "sha256": "0", "of": "file"},
+        "data": {"images": 0, "fingerprint": "0", "sources": []},
+    }  # fmt: skip
+    rows_VD = torch.ones(2, 768)
     write_for_webui(tmp_path / "rex.pt", "rex", rows_VD, about)
     write_for_diffusers(tmp_path / "rex.safetensors", "rex", rows_VD, about)
     write_for_several(tmp_path / "two.safetensors", "rex", {"clip_l": rows_VD, "clip_g": rows_VD}, about)
