@@ -435,8 +435,11 @@ def test_three_bad_steps_stop_the_run_with_a_checkpoint_from_before(
 
 
 def test_a_second_ctrl_c_leaves_at_once(project: Project, tmp_path: Path) -> None:
-    """Here in the middle of a sampling that would take an hour, which the first one waits for."""
-    config = project(samples={"every_steps": 1, "steps": 1000, "width": 512, "height": 512}, data={"workers": 1})
+    """Here before or in the middle of a sampling that would take an hour, which the first one waits for."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a ring\n" * 100, encoding="utf-8")
+    samples = {"every_steps": 1, "prompts": str(prompts), "steps": 900, "width": 512, "height": 512}
+    config = project(samples=samples, data={"workers": 1})
     process = start("--config", config)
     wait_for(lambda: any((tmp_path / "runs").glob("*/events.jsonl")), process)
     time.sleep(2)

@@ -1,6 +1,7 @@
 """Samples agree with the reference library's pipeline and leave the training alone."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from everydream.models.load import load
 from everydream.models.settings import ModelSettings
 from everydream.sampling.prompts import prompts_from_captions, read_prompts
 from everydream.sampling.sampler import sample_images
+from everydream.sampling.settings import SamplerName
 
 
 @pytest.mark.parametrize("folder", ["model_folder", "sd2_folder"])
@@ -39,6 +41,18 @@ def test_a_sample_depends_on_its_own_prompt_and_seed(model_folder: Path) -> None
     (alone,) = sample_images(family, ["b"], [2], **options)
     assert np.abs(together[1].astype(int) - alone.astype(int)).max() <= 1
     assert not np.array_equal(together[0], together[1])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # how diffusers makes arrays of tensors
+@pytest.mark.parametrize("name", get_args(SamplerName))
+def test_many_steps_start_from_all_of_the_noise(model_folder: Path, name: str) -> None:
+    family = load(ModelSettings(path=str(model_folder)))
+    for steps in (101, 501, 1000):
+        scheduler = family.sampling_scheduler(name, steps, (8, 8), torch.device("cpu"))
+        latents_BCHW = torch.ones(1, 4, 8, 8)
+        for t in scheduler.timesteps[:2]:
+            latents_BCHW = scheduler.step(latents_BCHW, t, latents_BCHW).prev_sample
+        assert latents_BCHW.isfinite().all() and scheduler.timesteps[0] == 999
 
 
 def test_sampling_puts_modes_back_and_draws_from_no_shared_generator(model_folder: Path) -> None:

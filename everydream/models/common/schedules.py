@@ -31,12 +31,16 @@ SAMPLERS: dict[str, Callable[[Config], Any]] = {
 """Ways from noise to a picture that draw no noise of their own, so that a picture is its seed's; see SampleSettings."""
 
 
-def sampling_scheduler(name: str, scheduler: Config) -> Any:
+_MOST_LEADING = 100
+
+
+def sampling_scheduler(name: str, scheduler: Config, steps: int = 1) -> Any:
     """Return one of `SAMPLERS` for a training schedule, its timesteps not yet set.
 
-    Where the last timestep is pure noise, sampling has to start there: trailing spacing (arXiv 2305.08891, 3.3).
+    Where the last timestep is pure noise, sampling has to start there: trailing spacing (arXiv 2305.08891, 3.3). So it
+    has with many steps: leading spacing rounds the stride down, and 501 steps would start from half of the noise.
     """
-    if scheduler.get(ZERO_SNR):
+    if scheduler.get(ZERO_SNR) or steps > _MOST_LEADING:
         return SAMPLERS[name]({**scheduler, "timestep_spacing": "trailing"})
     return SAMPLERS[name]({**scheduler, "timestep_spacing": "leading", "steps_offset": 1})
 

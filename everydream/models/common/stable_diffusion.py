@@ -142,7 +142,7 @@ class StableDiffusion:
 
     def sampling_scheduler(self, name: str, steps: int, latent_hw: tuple[int, int], device: torch.device) -> Any:
         """Return a sampler with this model's schedule and prediction type, its timesteps set."""
-        scheduler = schedules.sampling_scheduler(name, self.scheduler_config)
+        scheduler = schedules.sampling_scheduler(name, self.scheduler_config, steps)
         scheduler.set_timesteps(steps, device=device)
         return scheduler
 
