@@ -143,7 +143,7 @@ def inspect(
         if unused := unused_words(settings.textual_inversion.words, planned.index.captions):
             raise ConfigError("\n".join(unused))
         require_usable(planned.index, settings.data.strict)
-        require_enough(planned.index, settings.data.sources, monitors_of(settings), planned.kin, settings.seed)
+        require_enough(planned.index, settings.data.sources, monitors_of(settings), planned.watched, planned.kin)
 
 
 def _with_class_images(settings: "RunConfig") -> tuple["RunConfig", list[str]]:

@@ -31,7 +31,6 @@ class Planned:
     steps_per_epoch: list[int]
     watched: Mapping[str, Measured] = field(default_factory=dict)
     """What is measured, by monitor: preservation, validation, train; those that are on."""
-
     kin: Sequence[Sequence[int]] = ()
     """Records that show the same picture, where that was looked for."""
 
@@ -91,9 +90,9 @@ def plan_run(
         require_usable(index, config.data.strict)
     wanted = monitors_of(config)
     kin = find_kin(config, index, progress)
-    if check:
-        require_enough(index, config.data.sources, wanted, kin, config.seed)
     watched = watched_images(index, wanted, config.data, config.captions, config.seed, kin, progress)
+    if check:
+        require_enough(index, config.data.sources, wanted, watched, kin)
     held_out = np.concatenate([np.zeros(0, np.int64), *(measured.held_out for measured in watched.values())])
     mix = make_mix(index, config.data.sources, config.seed, held_out)
     batch_size, accumulation = config.train.batch_size, config.train.gradient_accumulation
@@ -153,8 +152,8 @@ def find_kin(
     config: RunConfig, index: Index, progress: Callable[[int, int], None] | None = None
 ) -> Sequence[Sequence[int]]:
     """Return the records that show the same picture and so are held out together; none where nothing is held out."""
-    most = {"together": len(index), "auto": _MOST_LOOKED_AT, "ignore": -1}[config.data.twins]
-    return twins(index, range(len(index)), progress) if holds_out(config) and len(index) <= most else []
+    too_many = config.data.twins == "auto" and len(index) > _MOST_LOOKED_AT
+    return twins(index, range(len(index)), progress) if holds_out(config) and not too_many else []
 
 
 _MOST_LOOKED_AT = 20_000

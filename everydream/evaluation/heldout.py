@@ -175,21 +175,25 @@ def require_enough(
     index: Index,
     sources: Sequence[SourceSettings],
     wanted: Mapping[Monitored, PreservationSettings | ValidationSettings],
+    watched: Mapping[str, Measured],
     kin: Sequence[Sequence[int]] = (),
-    seed: int = 0,
 ) -> None:
-    """Raise ConfigError when more than half of the images would be held out, or none can be."""
+    """Raise ConfigError when more than half of the images would have to be held out, or none could be.
+
+    `watched`: what `watched_images` found for `wanted`.
+    """
     for name, settings in wanted.items():
+        if settings.path is not None or name not in watched or len(watched[name].held_out) >= settings.images:
+            continue
         most = sum(most_held_out(index, sources, _ROLE[name], kin))
-        if settings.path is None and settings.images > most:
+        if settings.images > most:
             what, more = _CALLED[name]
             raise ConfigError(
                 f"{name}.images: {settings.images} images cannot be held out, for at most half of each {what} source "
                 f"may be, here {most} in all; the rest is for training. Lower it, add {more}, or name a folder of "
                 f"captioned images to measure under {name}.path."
             )
-        wants_some = settings.path is None and settings.images > 0
-        if wants_some and not len(hold_out(index, sources, _ROLE[name], settings.images, seed, kin)):
+        if not len(watched[name].held_out):
             raise ConfigError(
                 f"{name}.images: {settings.images} are fewer than the smallest set of images that show the same "
                 "picture and are held out together. Raise it, or set data.twins: ignore."

@@ -1,6 +1,6 @@
 """Which images are held out: stable, spread over the ground truth, at most half of it, and never drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,10 +99,18 @@ def test_another_image_moves_one_at_most() -> None:
 
 def test_more_than_half_is_refused_with_what_to_do() -> None:
     index, sources = make_index([20, 9, 5]), roles(2)
-    require_enough(index, sources, {"preservation": PreservationSettings(images=6)})
+    require(index, sources, 6)
     with pytest.raises(ConfigError, match=r"preservation\.images: 7 images cannot be held out.*here 6 in all"):
-        require_enough(index, sources, {"preservation": PreservationSettings(images=7)})
-    require_enough(index, sources, {"preservation": PreservationSettings(images=7, path="elsewhere")})
+        require(index, sources, 7)
+    require_enough(index, sources, {"preservation": PreservationSettings(images=7, path="elsewhere")}, {})
+
+
+def require(
+    index: Index, sources: list[SourceSettings], images: int, kin: Sequence[Sequence[int]] = (), seed: int = 0
+) -> None:
+    wanted = {"preservation": PreservationSettings(images=images)}
+    watched = watched_images(index, wanted, DataSettings(sources=sources), CaptionSettings(), seed, kin)
+    require_enough(index, sources, wanted, watched, kin)
 
 
 @pytest.fixture
@@ -127,7 +135,7 @@ def test_sets_that_are_held_out_together_are_not_passed_over_in_silence() -> Non
     pairs = [[n, n + 1] for n in range(3, 13, 2)]
     assert not len(hold_out(index, roles(1), "ground_truth", 1, 0, pairs))
     with pytest.raises(ConfigError, match=r"images: 1 are fewer than the smallest set of images that show the same"):
-        require_enough(index, roles(1), {"preservation": PreservationSettings(images=1)}, pairs)
+        require(index, roles(1), 1, pairs)
     assert any(hold_out(index, roles(1), "ground_truth", 2, 0, pairs).tolist() == pair for pair in pairs)
     two = make_index([2, 6, 6])
     alone = [[n, n + 1] for n in range(2, 8, 2)]

@@ -10,6 +10,7 @@ import tiny
 import torch
 import yaml
 from conftest import lines_of, make_images, metrics_of, train_here
+from integration.test_resume import Killed, die_after
 from PIL import Image
 
 from everydream import plan
@@ -57,16 +58,8 @@ def test_killed_and_resumed_with_everything_on_is_the_same_to_the_byte(
     )  # fmt: skip
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        original, count = accumulating.training_step, [0]
-
-        def dying(*arguments: Any) -> Any:
-            count[0] += 1
-            if count[0] > 6:
-                raise KeyboardInterrupt
-            return original(*arguments)
-
-        patch.setattr(accumulating, "training_step", dying)
-        with pytest.raises(KeyboardInterrupt):
+        die_after(patch, accumulating, "training_step", 6)
+        with pytest.raises(Killed):
             train_here(config)
     last = find_checkpoint("auto", straight.parent, "trial")
     assert last is not None and straight not in last.parents

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import metrics_of, train_here
+from integration.test_resume import Killed, die_after
 
 from everydream.config import load_config
 from everydream.errors import ConfigError
@@ -27,19 +28,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, config: Path, calls: int) -> Path:
     """Train until the process ends without another word in the micro-batch after so many; return its last.ckpt."""
     from everydream.training import accumulating
 
-    class Killed(BaseException):
-        pass
-
-    original, count = accumulating.training_step, [0]
-
-    def dying(*arguments: Any) -> Any:
-        count[0] += 1
-        if count[0] > calls:
-            raise Killed
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(accumulating, "training_step", dying)
+        die_after(patch, accumulating, "training_step", calls)
         with pytest.raises(Killed):
             train_here(config)
     last = find_checkpoint("auto", config.parent / "runs", "trial")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import lines_of, make_images, metrics_of, run_cli, train_here
+from integration.test_resume import Killed, die_after
 
 from everydream.config import load_config
 from everydream.errors import ConfigError, ResumeError
@@ -84,16 +85,8 @@ def test_killed_and_resumed_is_the_same_to_the_byte(
     )  # fmt: skip
     straight = train_here(config)
     with monkeypatch.context() as patch:
-        original, count = accumulating.training_step, [0]
-
-        def dying(*arguments: Any) -> Any:
-            count[0] += 1
-            if count[0] > kill_at:
-                raise KeyboardInterrupt
-            return original(*arguments)
-
-        patch.setattr(accumulating, "training_step", dying)
-        with pytest.raises(KeyboardInterrupt):
+        die_after(patch, accumulating, "training_step", kill_at)
+        with pytest.raises(Killed):
             train_here(config)
     last = find_checkpoint("auto", straight.parent, "trial")
     assert last is not None and straight not in last.parents
