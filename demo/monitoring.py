@@ -25,7 +25,7 @@ from demo import board
 from demo.run import ROOT, pictures
 from demo.score import exam, score
 from everydream.config import load_config
-from everydream.evaluation.judging import Judge, best_of
+from everydream.evaluation.judging import Judge, best_of, points_of
 from everydream.monitors import Monitor
 from everydream.train import train
 
@@ -112,7 +112,7 @@ def over_trained(seed: int) -> tuple[int, int, float, float, float]:
         checkpoints={"every_steps": EVERY, "formats": ["diffusers"], "dtype": "fp32"},
     )  # fmt: skip
     stopped = replayed(looks(folder))
-    best = best_of({step: numbers for step, numbers in looks(folder).items() if step <= stopped})
+    best = best_of([point for point in points_of(looks(folder)) if point.step <= stopped])
     assert best is not None
     found = {int(path.name[-6:]): right(path) for path in sorted((folder / "checkpoints").glob("over-*-s??????"))}
     return stopped, best.step, found[best.step], max(found.values()), found[max(found)]

@@ -99,10 +99,11 @@ class ControlPictures:
             if not writer.launch.is_main:
                 return
             pictures = self.sampler.sampled(self.prompts.all, settings.guidance[0])
-            rows = self._rows(pictures)
+            training = pictures_of(self.training, self.config.data, self.config.seed) if self._compared is None else []
+            rows = self._rows([*pictures, *training])
             if self._compared is None:
-                training = pictures_of(self.training, self.config.data, self.config.seed)
-                self._compared = training, self._rows(training)
+                self._compared = training, rows[len(pictures) :]
+            rows = rows[: len(pictures)]
         if step == 0:
             self.base = {"rows": rows, "made": self._made()}
         base = self.base["rows"] if self.is_comparable else None

@@ -5,7 +5,7 @@ the trackers, the judge and the user.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -181,6 +181,3 @@ class Movement:
                 values = [p.detach().flatten()[::stride].float().cpu() for p in own]
                 sampled[part] = torch.cat(values)
         return sampled
-
-
-Look = Callable[[int], None]

@@ -25,7 +25,6 @@ from everydream.outputs import Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, holds_out, plan_run
 from everydream.preparing import clipping, fused_backward, load_family, prepare, require_fitting
 from everydream.report.run import describe_end, describe_plan, plan_facts
-from everydream.review.history import PLAN
 from everydream.review.page import PAGE, write_review
 from everydream.training import metrics, runs, state
 from everydream.training.accumulating import Accumulator
@@ -186,7 +185,7 @@ def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee
     with atomic_file(run / "config.yaml") as partial:
         text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
         partial.write_text(text, encoding="utf-8")
-    with atomic_file(run / PLAN) as partial:
+    with atomic_file(run / runs.PLAN) as partial:
         plan = json.dumps(plan_facts(planned), ensure_ascii=False, indent=1)
         partial.write_text(plan + "\n", encoding="utf-8", errors="surrogateescape")
     return run

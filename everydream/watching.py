@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everydream.config import RunConfig
 from everydream.control import ControlPictures, prompt_sets
-from everydream.evaluation.heldout import measured_records
-from everydream.evaluation.judging import BLED, FORGOTTEN, LEARNED, Decision, Judge, best_of
+from everydream.evaluation.heldout import Role, evenly, measured_records, of_role
+from everydream.evaluation.judging import BLED, FORGOTTEN, LEARNED, Decision, Judge, best_of, points_of
 from everydream.formats.atomic import atomic_file
 from everydream.monitors import Monitor, Movement, Notebook
 from everydream.outputs import Sampler, Writer
@@ -25,8 +24,8 @@ from everydream.training.alarms import Alarms, window_of
 from everydream.training.ledger import Ledger
 from everydream.training.loop import Look
 from everydream.training.metrics import JsonLines
+from everydream.training.runs import LEDGER
 
-LEDGER = "ledger.json"
 _LISTED = 500
 _IMAGES = {"preservation": "held-out images", "validation": "held-out images of the subject"}
 
@@ -35,7 +34,6 @@ _IMAGES = {"preservation": "held-out images", "validation": "held-out images of 
 class Watching:
     """What watches a run, and its memory."""
 
-    config: RunConfig
     planned: Planned
     writer: Writer
     run: Path
@@ -47,34 +45,35 @@ class Watching:
 
     def looks(self) -> list[Look]:
         """Return the looks in their order: numbers first, for what is decided by; then pictures."""
-        planned, samples = self.planned, self.config.samples
+        planned, config = self.planned, self.planned.config
         found = []
-        for name, settings in monitors_of(self.config).items():
+        for name, settings in monitors_of(config).items():
             if name in planned.watched:
                 names = ("validation", "train") if name == "validation" else (name,)
                 images = _IMAGES[name] if settings.path is None else "images"
                 watched = {key: planned.watched[key] for key in names}
-                monitor = Monitor(name, self.config, watched, settings.timesteps, images, self.notebook)
+                monitor = Monitor(name, config, watched, settings.timesteps, images, self.notebook)
                 found.append(Look(name, monitor, settings.every_steps, every_epochs(planned, name)))
         trained = {name.split(".")[0] for group in self.writer.trainee.groups for name in group.names}
         if len(trained) > 1:
             found.append(Look("movement", self.movement, every_epochs=1))
         if self.control is not None:
-            found.append(Look("control pictures", self.control, self.config.control.every_steps))
-        if samples.every_steps is not None:
-            found.append(Look("sampling", self.sampler, samples.every_steps))
+            found.append(Look("control pictures", self.control, config.control.every_steps))
+        if config.samples.every_steps is not None:
+            found.append(Look("sampling", self.sampler, config.samples.every_steps))
         return [*found, Look("ledger", self.write_ledger, every_epochs=1)]
 
     def decide(self, step: int) -> Decision:
         """Return what follows after a step; the best is exported only where the settings say so."""
         decision = self.notebook.judge.decide(step)
-        return Decision(decision.is_best and self.config.checkpoints.keep_best, decision.stop)
+        return Decision(decision.is_best and self.planned.config.checkpoints.keep_best, decision.stop)
 
     def best_of(self, steps: Collection[int]) -> int | None:
         """Return the best of some steps where the best is to be kept."""
+        if not self.planned.config.checkpoints.keep_best:
+            return None
         judge = self.notebook.judge
-        history = {step: numbers for step, numbers in judge.history.items() if step in steps}
-        best = best_of(history, judge.needed) if self.config.checkpoints.keep_best else None
+        best = best_of([point for point in points_of(judge.history, judge.needed) if point.step in steps])
         return best.step if best is not None else None
 
     def alarm(self, step: int, since_start: float | None, norm: float | None, is_finite: bool) -> None:
@@ -120,12 +119,6 @@ class Watching:
                 self.notebook.judge.needed -= {BLED}
 
 
-def make_ledger(planned: Planned) -> Ledger:
-    """Return an empty ledger of the run's images."""
-    index = planned.index
-    return Ledger([index.key(record) for record in range(len(index))], index.source_N)
-
-
 def make_watching(planned: Planned, writer: Writer, metrics: JsonLines, run: Path, sampler: Sampler) -> Watching:
     """Return all that watches a run, with an empty memory."""
     config = planned.config
@@ -137,24 +130,20 @@ def make_watching(planned: Planned, writer: Writer, metrics: JsonLines, run: Pat
     movement = Movement(notebook, writer.trainee.family.denoiser)
     control = None
     if config.control.every_steps is not None:
-        prompts = prompt_sets(config, {role: _captions(planned, role) for role in ("training", "ground_truth")})
-        compared = _compared(planned)
+        captions = {"training": _captions(planned, "training"), "ground_truth": _captions(planned, "ground_truth")}
+        prompts = prompt_sets(config, captions)
+        compared = evenly(_trained(planned, "training"), config.control.compared)
         training = measured_records(planned.index, compared, config.data, config.seed, 1)
         control = ControlPictures(config, run / "control", prompts, training, sampler, notebook)
-    return Watching(config, planned, writer, run, make_ledger(planned), notebook, movement, control, sampler)
+    ledger = Ledger([planned.index.key(record) for record in range(len(planned.index))], planned.index.source_N)
+    return Watching(planned, writer, run, ledger, notebook, movement, control, sampler)
 
 
-def _records(planned: Planned, role: str) -> NDArray[np.int64]:
-    numbers = [n for n, source in enumerate(planned.config.data.sources) if source.role == role]
-    return np.flatnonzero(np.isin(planned.index.source_N, numbers) & ~planned.held_out())
+def _trained(planned: Planned, role: Role) -> NDArray[np.int64]:
+    records = of_role(planned.index, planned.config.data.sources, role)
+    return records[~planned.held_out()[records]]
 
 
-def _compared(planned: Planned) -> NDArray[np.int64]:
-    """Return training records, evenly spread, that pictures are compared with."""
-    records, most = _records(planned, "training"), planned.config.control.compared
-    return records[np.linspace(0, len(records) - 1, min(len(records), most)).round().astype(np.int64)]
-
-
-def _captions(planned: Planned, role: str) -> list[str]:
+def _captions(planned: Planned, role: Role) -> list[str]:
     index = planned.index
-    return [index.captions[int(index.caption_offsets[record])] for record in _records(planned, role).tolist()]
+    return [index.captions[int(index.caption_offsets[record])] for record in _trained(planned, role).tolist()]

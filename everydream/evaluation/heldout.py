@@ -78,7 +78,7 @@ def watched_images(
             found[name] = replace(measured, held_out=held_out)
     if "validation" in found:
         aside = {record for measured in found.values() for record in measured.held_out.tolist()}
-        trained = np.array([r for r in _of_role(index, data.sources, "training").tolist() if r not in aside], np.int64)
+        trained = np.array([r for r in of_role(index, data.sources, "training").tolist() if r not in aside], np.int64)
         beside = _first_by_rank(index, trained, len(found["validation"].index), seed)
         found["train"] = measured_records(index, beside, data, seed, wanted["validation"].timesteps)
     return found
@@ -148,7 +148,7 @@ def _units(
 
     Of a photo that is held out, no crop and no copy trains: not of a source of another role either.
     """
-    mine = set(_of_role(index, sources, role).tolist())
+    mine = set(of_role(index, sources, role).tolist())
     half = np.bincount(index.source_N, minlength=len(sources)) // 2
     by_source: list[list[list[int]]] = [[] for _ in sources]
     for unit in components(len(index), [*kin, *_groups(index)]):
@@ -166,9 +166,15 @@ def _groups(index: Index) -> list[list[int]]:
     return list(members.values())
 
 
-def _of_role(index: Index, sources: Sequence[SourceSettings], role: Role) -> Ints:
+def of_role(index: Index, sources: Sequence[SourceSettings], role: Role) -> Ints:
+    """Return the records of the sources of a role."""
     numbers = [number for number, source in enumerate(sources) if source.role == role]
     return np.flatnonzero(np.isin(index.source_N, numbers))
+
+
+def evenly(records: Ints, most: int) -> Ints:
+    """Return up to so many records, evenly spread."""
+    return records[np.linspace(0, len(records) - 1, min(len(records), most)).round().astype(np.int64)]
 
 
 def require_enough(

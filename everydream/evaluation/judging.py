@@ -12,7 +12,7 @@ All is measured at fixed noise and seeds, so it does not wander as the training 
 agree.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,9 +62,9 @@ class Judge:
     def decide(self, step: int) -> Decision:
         """Return what follows after a step; nothing where not all was measured."""
         points = [point for point in points_of(self.history, self.needed) if 0 < point.step <= step]
-        if not points or points[-1].step != step:
+        best = best_of(points)
+        if best is None or points[-1].step != step:
             return Decision(False, False)
-        best = min(points, key=lambda point: point.cost)
         since = len(points) - 1 - points.index(best)
         return Decision(best.step == step, self.patience is not None and since >= self.patience)
 
@@ -92,7 +92,6 @@ def points_of(history: Mapping[int, Mapping[str, float]], needed: Collection[str
     ]
 
 
-def best_of(history: Mapping[int, Mapping[str, float]], needed: Collection[str] | None = None) -> Point | None:
-    """Return the best point of a run, the base model aside; None where nothing was measured."""
-    points = [point for point in points_of(history, needed) if point.step]
-    return min(points, key=lambda point: point.cost, default=None)
+def best_of(points: Sequence[Point]) -> Point | None:
+    """Return the best of a run's points, the base model aside; None where nothing was measured."""
+    return min((point for point in points if point.step), key=lambda point: point.cost, default=None)

@@ -231,7 +231,8 @@ def _percent(coarse_change: float) -> float:
 
 def _cost(history: History) -> Chart | None:
     """Return the chart of what the choice of the best goes by."""
-    points, best = points_of(history.looks), best_of(history.looks)
+    points = points_of(history.looks)
+    best = best_of(points)
     if best is None:
         return None
 

@@ -1,6 +1,7 @@
 """A run's folder as values. Reads what is there: a run may be going on, or have ended in the middle of a line."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,7 @@ from typing import Any
 import yaml
 
 from everydream.errors import ConfigError
-from everydream.training.runs import MARKER
-
-PLAN = "plan.json"
-LEDGER = "ledger.json"
+from everydream.training.runs import LEDGER, MARKER, PLAN
 
 Line = dict[str, Any]
 
@@ -72,12 +70,12 @@ def read_history(run: Path) -> History:
             looks.setdefault(int(line["step"]), {}).update(line)
     return History(
         run=run,
-        config=_yaml(run / "config.yaml"),
-        plan=_json(run / PLAN),
+        config=_read(run / "config.yaml", yaml.safe_load),
+        plan=_read(run / PLAN, json.loads),
         steps=[line for line in lines if "epoch" in line],
         looks=looks,
         events=_lines(run / "events.jsonl"),
-        ledger=_json(run / LEDGER),
+        ledger=_read(run / LEDGER, json.loads),
     )
 
 
@@ -95,17 +93,9 @@ def _lines(path: Path) -> list[Line]:
     return found
 
 
-def _json(path: Path) -> Line:
+def _read(path: Path, parse: Callable[[str], Any]) -> Line:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _yaml(path: Path) -> Line:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from everydream.evaluation.judging import Point, best_of, points_of
+from everydream.evaluation.judging import BLED, FORGOTTEN, Point, best_of, points_of
 from everydream.review.history import History
 from everydream.training.export import exports_in
 
@@ -48,7 +48,8 @@ class Verdict:
 
 def verdict(history: History) -> Verdict:
     """Judge a run by what it has written so far."""
-    points, best = points_of(history.looks), best_of(history.looks)
+    points = points_of(history.looks)
+    best = best_of(points)
     exports = _exports(history, best)
     return Verdict(
         headline=_headline(history, best, exports),
@@ -83,9 +84,9 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
     look = history.looks[best.step]
     yield f"of {len(points) - (points[0].step == 0)} measured steps it has the least cost, {best.cost:+.3f}"
     yield f"the subject's loss on images that are not trained on: {_percent(look, 'validation')} against the base model"
-    if any("preservation/coarse_change" in numbers for numbers in history.looks.values()):
+    if any(FORGOTTEN in numbers for numbers in history.looks.values()):
         yield f"what the base model knew: its loss {math.expm1(best.forgotten):+.1%}"
-    if any("control/bleed" in numbers for numbers in history.looks.values()):
+    if any(BLED in numbers for numbers in history.looks.values()):
         yield f"bleeding into other pictures: {best.bled:.2f} (0 none, 1 all)"
     last = points[-1]
     if last.step != best.step:
@@ -158,16 +159,14 @@ def _about_forgetting(history: History, best: Point | None) -> Iterator[str]:
     if bleeds:
         advice = f"name it by a rare word, caption what recurs in its pictures, and add {more}"
         yield f"other pictures take on the look of the subject: {advice}"
-    if best is not None and not any("preservation/coarse_change" in look for look in history.looks.values()):
+    if best is not None and not any(FORGOTTEN in look for look in history.looks.values()):
         yield "what the base model knew was not measured: preservation.images tells it"
 
 
 def _forgot(history: History) -> bool:
     """Tell whether the last measurement shows beyond doubt that what the base model knew has suffered."""
-    looks = [look for _, look in sorted(history.looks.items()) if "preservation/coarse_change" in look]
-    return (
-        bool(looks) and looks[-1]["preservation/coarse_change"] - looks[-1].get("preservation/coarse_margin", 0.0) > 0
-    )
+    looks = [look for _, look in sorted(history.looks.items()) if FORGOTTEN in look]
+    return bool(looks) and looks[-1][FORGOTTEN] - looks[-1].get("preservation/coarse_margin", 0.0) > 0
 
 
 def _about_copies(history: History, best: Point | None) -> Iterator[str]:

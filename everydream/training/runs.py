@@ -12,6 +12,8 @@ from everydream.formats.sharded import is_sharded
 
 MARKER = "run.json"
 LAST = "last.ckpt"
+PLAN = "plan.json"
+LEDGER = "ledger.json"
 
 
 def create_run(runs_dir: Path, project: str) -> Path:

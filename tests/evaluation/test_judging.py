@@ -28,7 +28,7 @@ def test_the_least_cost_is_the_best_and_patience_ends_a_run() -> None:
     found = decisions(judge, [look(0.0), look(-0.1), look(-0.2), look(-0.15), look(-0.18), look(-0.1)])
     assert [decision.is_best for decision in found] == [False, True, True, False, False, False]
     assert [decision.stop for decision in found] == [False, False, False, False, True, True]
-    best = best_of(judge.history)
+    best = best_of(points_of(judge.history))
     assert best is not None and best.step == 20 and best.cost == -0.2
     assert not any(decision.stop for decision in decisions(Judge(None), [look(0.0), *[look(0.1)] * 9]))
 
@@ -38,7 +38,7 @@ def test_forgetting_and_bleeding_count_and_keeping_earns_nothing() -> None:
     decisions(judge, [look(0.0, 0.0, 0.0), look(-0.1, 0.0, 0.0), look(-0.2, 0.03, 0.4), look(-0.15, -0.1, -0.5)])
     costs = [point.cost for point in points_of(judge.history)]
     assert costs == pytest.approx([0.0, -0.1, -0.2 + 0.1, -0.15])
-    best = best_of(judge.history)
+    best = best_of(points_of(judge.history))
     assert best is not None and best.step == 30
 
 
@@ -53,7 +53,7 @@ def test_a_point_is_where_all_was_measured() -> None:
     assert judge.decide(10) == Decision(False, False) and judge.decide(20) == Decision(True, False)
     again = Judge(None, {LEARNED, FORGOTTEN, BLED})
     again.load_state_dict(judge.state_dict(20))
-    assert again == judge and best_of({}) is None
+    assert again == judge and best_of([]) is None
     assert list(judge.state_dict(12)) == ["0", "5", "10"], "of steps that are taken back nothing is remembered"
     without = Judge(2, {LEARNED})
     without.load_state_dict(judge.state_dict(20))

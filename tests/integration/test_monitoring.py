@@ -17,7 +17,7 @@ from everydream import plan
 from everydream.config import load_config
 from everydream.control import PromptSets, prompt_sets
 from everydream.errors import ConfigError
-from everydream.evaluation.judging import best_of
+from everydream.evaluation.judging import best_of, points_of
 from everydream.plan import plan_run
 from everydream.training.export import exports_in
 from everydream.training.runs import find_checkpoint
@@ -182,7 +182,7 @@ def test_a_run_that_gets_no_better_ends_and_can_be_told_to_go_on(
     assert "Stopping at step 3" in capfd.readouterr().err
     assert '"reason": "overfit"' in (run / "events.jsonl").read_text(encoding="utf-8")
     history = torch.load(run / LAST, weights_only=True)["everydream"]["watch"]["judge"]
-    best = best_of({int(step): numbers for step, numbers in history.items()})
+    best = best_of(points_of({int(step): numbers for step, numbers in history.items()}))
     assert best is not None and best.step == 1
     planned = plan_run(load_config(config))
     train_here(config, "stop.when=null", "stop.patience=5", resume=run / LAST)

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from everydream.config import RunConfig
-from everydream.evaluation.heldout import Measured, measured_records
+from everydream.evaluation.heldout import Measured, Role, evenly, measured_records, of_role
 from everydream.evaluation.measuring import Loss, compare, losses
 from everydream.models.family import Family
 from everydream.plan import Planned
@@ -48,7 +46,7 @@ def measure(
     progress: Callable[[int, int], None],
 ) -> list[Candidate]:
     """Return every export with its measures."""
-    concept, of_class = (_measured(planned, role) for role in ("training", "class"))
+    concept, of_class = _measured(planned, "training"), _measured(planned, "class")
     base = _losses(with_export(config, None), of_class, config) if of_class is not None else {}
     found = []
     for done, (step, path) in enumerate(exports, 1):
@@ -77,14 +75,13 @@ def pick(candidates: Sequence[Candidate]) -> Candidate:
     return min(candidates, key=lambda candidate: candidate.change or 0.0)
 
 
-def _measured(planned: Planned, role: str) -> Measured | None:
+def _measured(planned: Planned, role: Role) -> Measured | None:
     """Return some of the images of the sources of a role, evenly spread; None if there are none."""
-    numbers = [n for n, source in enumerate(planned.config.data.sources) if source.role == role]
-    records = np.flatnonzero(np.isin(planned.index.source_N, numbers))
+    records = of_role(planned.index, planned.config.data.sources, role)
     if not len(records):
         return None
-    chosen = records[np.linspace(0, len(records) - 1, min(len(records), _MAX_IMAGES)).round().astype(np.int64)]
-    return measured_records(planned.index, chosen, planned.config.data, planned.config.seed, _TIMESTEPS)
+    some, config = evenly(records, _MAX_IMAGES), planned.config
+    return measured_records(planned.index, some, config.data, config.seed, _TIMESTEPS)
 
 
 def _losses(family: Family, measured: Measured, config: RunConfig) -> dict[int, Loss]:
