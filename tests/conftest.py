@@ -1,5 +1,6 @@
 """What many tests need: a tiny model on disk, a folder of pictures, a config, and runs in this or another process."""
 
+import gc
 import json
 import os
 import shutil
@@ -113,7 +114,7 @@ def project(tmp_path: Path, model_folder: Path) -> Callable[..., Path]:
                     {"path": str(tmp_path / "real"), "share": 0.25, "role": "ground_truth"},
                 ],
             },
-            "train": {"epochs": 2, "batch_size": 4, "precision": "fp32"},
+            "train": {"epochs": 2, "batch_size": 4, "precision": "fp32", "gradient_checkpointing": False},
             "unet": {"lr": 1e-3},
             "text_encoder": {"lr": 1e-4},
             "checkpoints": {"formats": []},
@@ -162,6 +163,18 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's steps."""
     return [line for line in lines_of(run) if "epoch" in line]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first: at the end one process would wait for the other's last one."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lasting_objects() -> None:
+    """Take what modules left so far out of each later collection: a run collects at its end, here a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def die_after(monkeypatch: pytest.MonkeyPatch, target: object, name: str, calls:
         (1, {}),
         (6, {}),  # the last batch of the first epoch
         (7, {"gradient_accumulation": 2}),
-        (4, {"gradient_checkpointing": False}),
+        (4, {"gradient_checkpointing": True}),
     ],
 )
 def test_killed_between_steps_and_resumed_is_the_same_to_the_bit(
@@ -340,7 +340,7 @@ def test_what_does_not_change_the_numbers_may_change(project: Project, tmp_path:
         f"data.sources.0.path={moved / 'mine'}",
         "data.workers=1",
         "checkpoints.keep=9",
-        "train.gradient_checkpointing=false",
+        "train.gradient_checkpointing=true",
     ]
     train_here(config, *overrides, resume=last)
 

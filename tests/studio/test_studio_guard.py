@@ -76,18 +76,16 @@ def test_what_is_no_request_is_told(studio: Served) -> None:
     assert tree(folder(studio)) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["../project.yaml", "mine/../../x.png", "/etc/passwd", "mine/", "", "C:\\x", "mine/x\0.png"]
-)
-def test_a_name_that_is_no_image_leads_nowhere(studio: Served, name: str) -> None:
+def test_a_name_that_is_no_image_leads_nowhere(studio: Served) -> None:
     before = tree(folder(studio).parent)
-    assert studio.raw("GET", f"/picture?id={quote(name)}")[0] == 404
-    assert studio.raw("GET", f"/caption?id={quote(name)}")[0] == 400
-    assert studio.raw("POST", "/edit", {"id": name, "text": "x", "stamp": ""})[0] == 400
-    assert studio.raw("POST", "/switch", {"ids": [name], "off": True})[0] == 400
-    assert studio.raw("POST", "/preview", {"kind": "add", "tag": "x", "ids": [name]})[0] == 400
-    assert studio.raw("GET", f"/static/{quote(name, safe='')}")[0] == 404
-    assert tree(folder(studio).parent) == before
+    for name in ("../project.yaml", "mine/../../x.png", "/etc/passwd", "mine/", "", "C:\\x", "mine/x\0.png"):
+        assert studio.raw("GET", f"/picture?id={quote(name)}")[0] == 404
+        assert studio.raw("GET", f"/caption?id={quote(name)}")[0] == 400
+        assert studio.raw("POST", "/edit", {"id": name, "text": "x", "stamp": ""})[0] == 400
+        assert studio.raw("POST", "/switch", {"ids": [name], "off": True})[0] == 400
+        assert studio.raw("POST", "/preview", {"kind": "add", "tag": "x", "ids": [name]})[0] == 400
+        assert studio.raw("GET", f"/static/{quote(name, safe='')}")[0] == 404
+        assert tree(folder(studio).parent) == before, name
 
 
 def test_answers_say_what_they_are(studio: Served) -> None:
