@@ -9,13 +9,15 @@ is kept in last.ckpt, so a resumed run, which has no base any more, writes the s
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from everydream import __version__
 from everydream.config import RunConfig
@@ -57,6 +59,7 @@ def made_of(planned: Planned, images: Mapping[str, int], checkpoint: Checkpoint 
         base = checkpoint.provenance.get("base", unknown)
     settings = without_paths(config.plain())
     settings["model"]["path"] = base["hub_id"] or base["name"]
+    held_out_N = planned.held_out()
     return {
         "trainer": {"everydream": __version__, "torch": torch.__version__, "diffusers": version("diffusers")},
         "project": config.project,
@@ -65,8 +68,9 @@ def made_of(planned: Planned, images: Mapping[str, int], checkpoint: Checkpoint 
         "resolution": config.data.resolution,
         "data": {
             "fingerprint": fingerprint(images),
-            "images": len(planned.index),
-            "sources": list(_sources(planned)),
+            "images": int((~held_out_N).sum()),
+            "held_out": int(held_out_N.sum()),
+            "sources": list(_sources(planned, ~held_out_N)),
         },
         "weights": "averaged" if config.ema.decay is not None and config.checkpoints.use_ema else "trained",
         "steps_planned": planned.total_steps,
@@ -96,27 +100,26 @@ def fingerprint(images: Mapping[str, int]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _sources(planned: Planned) -> Iterator[dict[str, Any]]:
+def _sources(planned: Planned, trained_N: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
     index, counts_N = planned.index, planned.mix.counts(0)
     for number, (name, source) in enumerate(zip(index.names, planned.config.data.sources, strict=True)):
-        mine_N = index.source_N == number
+        mine_N = trained_N & (index.source_N == number)
         yield {
             "name": name,
             "role": source.role,
             "images": int(mine_N.sum()),
             "draws_per_epoch": int(counts_N[mine_N].sum()),
-            "licences": licences(index, number),
+            "licences": licences(index, np.flatnonzero(mine_N).tolist(), number),
         }
 
 
-def licences(index: Index, number: int) -> dict[str, int]:
-    """Return the licences of a source's images with their numbers, as a scraped set says; unknown ones by that word."""
+def licences(index: Index, records: Iterable[int], number: int) -> dict[str, int]:
+    """Return the licences of a source's records and their numbers, as a scraped set says; unknown ones by that word."""
     root = Path(index.roots[number])
     known: dict[str, str] = {}
     for manifest in [root / MANIFEST, *sorted(root.glob(f"shard-*/{MANIFEST}"))] if index.roots[number] else []:
         prefix = "" if manifest.parent == root else f"{manifest.parent.name}/"
         known |= {prefix + path: licence for path, licence in _licences_in(manifest)}
-    records = [record for record, source in enumerate(index.source_N.tolist()) if source == number]
     found = Counter(known.get(index.paths[record], UNKNOWN) for record in records)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 

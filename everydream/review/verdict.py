@@ -83,9 +83,10 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
         return
     look = history.looks[best.step]
     yield f"of {len(points) - (points[0].step == 0)} measured steps it has the least cost, {best.cost:+.3f}"
-    yield f"the subject's loss on images that are not trained on: {_percent(look, 'validation')} against the base model"
+    learned = _with_doubt(look, "validation")
+    yield f"the subject's loss on images that are not trained on: {learned} against the base's, finest details aside"
     if any(FORGOTTEN in numbers for numbers in history.looks.values()):
-        yield f"what the base model knew: its loss {math.expm1(best.forgotten):+.1%}"
+        yield f"what the base model knew: its loss {_percent(best.forgotten)}"
     if any(BLED in numbers for numbers in history.looks.values()):
         yield f"bleeding into other pictures: {best.bled:.2f} (0 none, 1 all)"
     last = points[-1]
@@ -93,16 +94,16 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
         yield f"the last measured step, {last.step}, costs {last.cost:+.3f}"
 
 
-def _percent(look: dict[str, Any], name: str) -> str:
+def _percent(change: float) -> str:
+    return f"{100 * math.expm1(change):+.1f} %"
+
+
+def _with_doubt(look: dict[str, Any], name: str) -> str:
     change, margin = look.get(f"{name}/coarse_change"), look.get(f"{name}/coarse_margin")
     if change is None:
         return "not measured"
-    doubt = (
-        ""
-        if margin is None
-        else f" (between {math.expm1(change - margin):+.1%} and {math.expm1(change + margin):+.1%})"
-    )
-    return f"{math.expm1(change):+.1%}{doubt}"
+    doubt = "" if margin is None else f" (between {_percent(change - margin)} and {_percent(change + margin)})"
+    return f"{_percent(change)}{doubt}"
 
 
 def _wrong(history: History) -> Iterator[str]:
@@ -138,8 +139,8 @@ def _about_length(history: History, points: list[Point], best: Point | None) -> 
     gap, margin = last.get("overfit/gap"), last.get("overfit/margin")
     if gap is not None and margin is not None and gap - margin > 0 and best != trained[-1]:
         yield (
-            f"at the end the loss on training images was {-math.expm1(-gap):.0%} further down than on others: learned "
-            f"by heart. Stop near step {best.step}, or add images: close-ups, other angles, backgrounds and light"
+            f"at the end the loss on training images was {-100 * math.expm1(-gap):.0f} % further down than on others: "
+            f"learned by heart. Stop near step {best.step}, or add images: close-ups, other angles, backgrounds, light"
         )
 
 
@@ -150,7 +151,7 @@ def _about_forgetting(history: History, best: Point | None) -> Iterator[str]:
     share = truth / total if total else 0.0
     bleeds = best is not None and best.bled > _BLEEDING
     more = (
-        f"more ground truth (it is {share:.0%} of the draws)"
+        f"more ground truth (it is {100 * share:.0f} % of the draws)"
         if truth
         else "ground truth, a quarter of the draws to begin with"
     )
@@ -185,7 +186,7 @@ def _about_copies(history: History, best: Point | None) -> Iterator[str]:
 def _about_images(history: History) -> Iterator[str]:
     high = [entry for entry in history.ledger.get("high", []) if entry["excess"] > _STANDS_OUT]
     if high:
-        named = ", ".join(f"{entry['key']} ({entry['excess']:+.0%})" for entry in high[:_NAMED])
+        named = ", ".join(f"{entry['key']} ({100 * entry['excess']:+.0f} %)" for entry in high[:_NAMED])
         yield f"images whose loss is far above the others' of their source: {len(high)}; look at them: {named}"
     fallen = [entry for entry in history.ledger.get("fallen", []) if entry["fallen"] > _FALLEN]
     if fallen:

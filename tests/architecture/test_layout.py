@@ -122,10 +122,11 @@ def test_the_command_line_alone_does_not_import_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_optional_libraries_are_not_imported_at_start() -> None:
+@pytest.mark.parametrize("room", ["train", "tools.info.read"])
+def test_optional_libraries_are_not_imported_at_start(room: str) -> None:
     """bitsandbytes is installed with the test extra; diffusers would import it by itself."""
     code = (
-        "import sys, everydream.train; from peft import LoraConfig\n"
+        f"import sys, everydream.{room}; from peft import LoraConfig\n"
         "assert not [name for name in sys.modules if name.startswith(('bitsandbytes.', 'xformers', 'wandb'))]\n"
         "from everydream.training.optimizers import class_of, kind_of\n"
         "assert class_of(kind_of('adamw_8bit')).__module__.startswith('bitsandbytes')\n"

@@ -124,13 +124,14 @@ def test_a_resumed_run_says_the_same_to_the_byte_though_the_base_is_gone(
 def test_the_setting_says_how_much(project: Project) -> None:
     found: dict[str, Path] = {}
     for how in ("short", "none"):
-        folder = (
-            train_here(project(checkpoints={"formats": ["safetensors"], "provenance": how}, train={"max_steps": 1}))
-            / "checkpoints"
-        )
-        found[how] = folder
+        config = project(
+            checkpoints={"formats": ["safetensors"], "provenance": how}, train={"max_steps": 1},
+            preservation={"images": 2, "timesteps": 1},
+        )  # fmt: skip
+        found[how] = train_here(config) / "checkpoints"
     short = provenance_in(metadata_of(next(found["short"].glob("*.safetensors"))))
-    assert short["data"]["images"] == 11 and not {"config", "examples"} & short.keys()
+    assert [source["images"] for source in short["data"]["sources"]] == [6, 3], "those that are trained on"
+    assert (short["data"]["images"], short["data"]["held_out"]) == (9, 2) and not {"config", "examples"} & short.keys()
     assert "a picture of thing" not in next(found["short"].glob("*.md")).read_text(encoding="utf-8")
     silent = metadata_of(next(found["none"].glob("*.safetensors")))
     assert provenance_in(silent) == {} and "modelspec.title" not in silent and not list(found["none"].glob("*.md"))

@@ -104,5 +104,8 @@ def _drawn(wanted: Wanted) -> list[Candidate]:
         )
         for prompt, seed in product(read_prompts(wanted.prompts, "--prompts"), wanted.seeds)
     ]  # fmt: skip
+    folder = wanted.out / "cells"
     with counting("Drawing", len(cells) * len(labels)) as show:
-        return drawn_by(sources, labels, cells, wanted.out / "cells", show)
+        drawn = drawn_by(sources, labels, cells, folder, show)
+    print(f"What they drew lies in {folder}", file=stderr)
+    return drawn
