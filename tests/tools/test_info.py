@@ -128,6 +128,9 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
             info(tmp_path / name)
     with pytest.raises(FormatError, match=r"no model_index\.json"):
         info(tmp_path)
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"is the folder of a run\. Give a file in .*checkpoints, or .* review"):
+        info(tmp_path)
     torch.save({"a": 1}, tmp_path / "empty.ckpt")
     with pytest.raises(FormatError, match="holds no tensors"):
         info(tmp_path / "empty.ckpt")

@@ -19,6 +19,7 @@ from everydream.formats.sharded import is_sharded
 from everydream.models.recognise import family_of, family_of_folder
 from everydream.tools.models.files import size_of
 from everydream.tools.models.merge import adapter_file
+from everydream.training.runs import MARKER
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _DTYPES = {
@@ -52,6 +53,11 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
+    if (path / MARKER).is_file():
+        raise FormatError(
+            f"{path} is the folder of a run. Give a file in {path / 'checkpoints'}, or see what became of the run with: "
+            f"everydream review {path}"
+        )
     if not (path / "model_index.json").is_file():
         raise FormatError(
             f"{path} has no model_index.json, so it is no diffusers model. Give such a folder, or a file of weights."
