@@ -6,6 +6,7 @@ level, interpolated in between. An image that keeps above is one whose caption o
 (mislabelled, corrupt, or the only one of its kind); one that has fallen further than the others is being memorised.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,7 @@ class Ledger:
         self.visits_N, self.judged_N = np.zeros(num, np.int64), np.zeros(num, np.int64)
         self.mean_N, self.recent_N, self.first_N = np.zeros(num), np.zeros(num), np.zeros(num)
         self.usual, self.start = np.zeros((2, _BANDS)), np.zeros((2, _BANDS))
+        self._seen: Counter[int] = Counter()
         self._row = {key: row for row, key in enumerate(self.keys)}
 
     def add(self, keys: Sequence[str], levels: Sequence[float], losses: Sequence[float]) -> float | None:
@@ -81,6 +83,7 @@ class Ledger:
         for key, level, loss in zip(keys, levels, losses, strict=True):
             row, value = self._row[key], float(np.log(max(loss, _LEAST)))
             self.visits_N[row] += 1
+            self._seen[int(self.sources[row])] += 1
             if (before := _interpolated(self.start, level, _BAND_START)) is not None:
                 since_start.append(value - before)
             if (usual := _interpolated(self.usual, level, _BAND_START)) is not None:
@@ -101,8 +104,7 @@ class Ledger:
 
     def seen(self, names: Sequence[str]) -> dict[str, int]:
         """Return how many images of each source have been trained on so far, visit by visit."""
-        counts = np.bincount(self.sources, self.visits_N, len(names)).astype(int)
-        return dict(zip(names, counts.tolist(), strict=True))
+        return {name: self._seen[source] for source, name in enumerate(names)}
 
     def entries(self) -> list[Entry]:
         """Return what is said of every image that could be judged, the largest excess first."""
@@ -148,6 +150,7 @@ class Ledger:
         rows, old = np.array(pairs, np.int64).reshape(-1, 2).T
         for name in _COLUMNS:
             getattr(self, name)[rows] = saved[name].numpy()[old]
+        self._seen = Counter(dict(enumerate(np.bincount(self.sources, self.visits_N).astype(int).tolist())))
 
 
 _COLUMNS, _TABLES = ("visits_N", "judged_N", "mean_N", "recent_N", "first_N"), ("usual", "start")
