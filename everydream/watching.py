@@ -73,7 +73,10 @@ class Watching:
         if not self.planned.config.checkpoints.keep_best:
             return None
         judge = self.notebook.judge
-        best = best_of([point for point in points_of(judge.history, judge.needed) if point.step in steps])
+        points = points_of(judge.history, judge.needed)
+        best = best_of(points)
+        if best is not None and best.step not in steps:  # its export could not be written, or was taken away
+            best = best_of([point for point in points if point.step in steps])
         return best.step if best is not None else None
 
     def alarm(self, step: int, since_start: float | None, norm: float | None, is_finite: bool) -> None:

@@ -6,10 +6,11 @@
     forgotten   change of the preservation loss, likewise
     bled        how far control pictures moved towards the training images, 0 (as before) .. 1
 
-Losses are those of the noisier three quarters (`measuring.Loss`). The base model costs 0. The best point costs least;
-what a run never measures counts as 0. Forgetting and bleeding are two views of one harm, so the worse of them counts.
-All is measured at fixed noise and seeds, so it does not wander as the training loss does, and two runs of a config
-agree.
+Losses are those of the noisier three quarters (`measuring.Loss`). The base model costs 0; what a run never measures
+counts as 0. The best point is the latest that keeps nine tenths of the most that was won: pictures go on getting better
+for a while after the loss on other images has stopped falling (docs/monitoring.md has the measurements). Forgetting and
+bleeding are two views of one harm, so the worse of them counts. All is measured at fixed noise and seeds, so it does
+not wander as the training loss does, and two runs of a config agree.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Any
 LEARNED, FORGOTTEN, BLED = "validation/coarse_change", "preservation/coarse_change", "control/bleed"
 _QUARTER = 0.25
 """Of pictures that became training images, as much as of a quarter more loss."""
+_KEPT = 0.9
+"""Of what was won, as a logarithm, so that it means the same where little is won and where much is."""
 
 
 @dataclass(frozen=True)
@@ -93,5 +96,9 @@ def points_of(history: Mapping[int, Mapping[str, float]], needed: Collection[str
 
 
 def best_of(points: Sequence[Point]) -> Point | None:
-    """Return the best of a run's points, the base model aside; None where nothing was measured."""
-    return min((point for point in points if point.step), key=lambda point: point.cost, default=None)
+    """Return the best of a run's points, given in order, the base model aside; None where nothing was measured."""
+    trained = [point for point in points if point.step]
+    least = min(trained, key=lambda point: point.cost, default=None)
+    if least is None or least.cost >= 0:
+        return least
+    return [point for point in trained if point.cost <= _KEPT * least.cost][-1]

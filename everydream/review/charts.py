@@ -244,7 +244,10 @@ def _cost(history: History) -> Chart | None:
         axes.plot([best.step], [best.cost], "o", color=_COLOURS[4], markersize=8, label=f"chosen: step {best.step}")
         axes.axhline(0, color=_GREY, linewidth=0.8)
 
-    about = "What the choice goes by: learned + max(forgotten, bled / 4, 0), as logarithms of losses; less is better."
+    about = (
+        "What the choice goes by: learned + max(forgotten, bled / 4, 0), as logarithms of losses; less is better. The "
+        "latest that keeps nine tenths of the most that was won is chosen."
+    )
     return Chart("cost", "The choice", about, draw)
 
 

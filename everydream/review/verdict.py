@@ -82,7 +82,15 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
     if best is None:
         return
     look = history.looks[best.step]
-    yield f"of {len(points) - (points[0].step == 0)} measured steps it has the least cost, {best.cost:+.3f}"
+    trained = [point for point in points if point.step]
+    least = min(trained, key=lambda point: point.cost)
+    if least is best:
+        yield f"of {len(trained)} measured steps it has the least cost, {best.cost:+.3f}"
+    else:
+        yield (
+            f"of {len(trained)} measured steps the latest that keeps nine tenths of the most that was won: its cost is "
+            f"{best.cost:+.3f}, the least {least.cost:+.3f} at step {least.step}"
+        )
     learned = _with_doubt(look, "validation")
     yield f"the subject's loss on images that are not trained on: {learned} against the base's, finest details aside"
     if any(FORGOTTEN in numbers for numbers in history.looks.values()):
@@ -132,7 +140,7 @@ def _about_length(history: History, points: list[Point], best: Point | None) -> 
     if best is None:
         return
     trained = [point for point in points if point.step]
-    if len(trained) > 2 and best == trained[-1]:
+    if len(trained) > 2 and best == trained[-1] == min(trained, key=lambda point: point.cost):
         first = "first stop the forgetting, then " if _forgot(history) else ""
         yield f"the last measured step is the best, so it was still getting better: {first}train longer"
     last = history.looks[trained[-1].step]

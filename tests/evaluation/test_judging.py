@@ -23,14 +23,21 @@ def decisions(judge: Judge, looks: list[dict[str, float]]) -> list[Decision]:
     return found
 
 
-def test_the_least_cost_is_the_best_and_patience_ends_a_run() -> None:
+def test_the_latest_that_keeps_what_was_won_is_the_best_and_patience_ends_a_run() -> None:
     judge = Judge(patience=2)
-    found = decisions(judge, [look(0.0), look(-0.1), look(-0.2), look(-0.15), look(-0.18), look(-0.1)])
-    assert [decision.is_best for decision in found] == [False, True, True, False, False, False]
-    assert [decision.stop for decision in found] == [False, False, False, False, True, True]
+    found = decisions(judge, [look(x) for x in (0.0, -0.1, -0.2, -0.181, -0.179, -0.19, -0.1, -0.17, -0.182)])
+    assert [decision.is_best for decision in found] == [False, True, True, True, False, True, False, False, True]
+    assert [decision.stop for decision in found] == [False] * 7 + [True, False]
     best = best_of(points_of(judge.history))
-    assert best is not None and best.step == 20 and best.cost == -0.2
+    assert best is not None and best.step == 80, "nine tenths of 0.2 are 0.18"
     assert not any(decision.stop for decision in decisions(Judge(None), [look(0.0), *[look(0.1)] * 9]))
+
+
+def test_where_nothing_was_won_the_least_bad_is_the_best() -> None:
+    judge = Judge(patience=2)
+    found = decisions(judge, [look(0.0), look(0.2), look(0.1), look(0.105), look(0.1)])
+    assert [decision.is_best for decision in found] == [False, True, True, False, False]
+    assert found[-1].stop
 
 
 def test_forgetting_and_bleeding_count_and_keeping_earns_nothing() -> None:

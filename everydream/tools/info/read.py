@@ -55,7 +55,7 @@ def _picture(path: Path) -> dict[str, Any]:
 def _folder(path: Path) -> dict[str, Any]:
     if (path / MARKER).is_file():
         raise FormatError(
-            f"{path} is the folder of a run. Give a file in {path / 'checkpoints'}, or see what became of the run with: "
+            f"{path} is the folder of a run. Give a file in {path / 'checkpoints'}, or see what became of the run: "
             f"everydream review {path}"
         )
     if not (path / "model_index.json").is_file():
