@@ -36,7 +36,7 @@ SEEDS = range(1, 6)
 CONCEPT, TRUTH = Path("datasets/demo/concept"), Path("datasets/demo/ground_truth")
 EVERY, STEPS, PATIENCE = 75, 900, 3
 HELD_OUT, PICTURES = 18, 24
-"""Rings to measure by, of 36; pictures of each ring that is asked for, so that the judge's own chance is about a per cent."""
+"""Rings to measure by, of 36; pictures of each ring that is asked for, so that chance moves a score by about 1 %."""
 CONTROL = [
     "a red circle on a white background", "a blue square on a black background",
     "a green triangle on a yellow background", "a white circle on a green background",
