@@ -212,7 +212,7 @@ def time_share() -> tuple[float, float]:
 def report() -> Iterator[str]:
     """Yield the lines of the page."""
     yield f"**An over-trained run.** {36 - HELD_OUT} rings and half ground truth, a constant rate of 1e-3, weights"
-    yield f"averaged (decay 0.99), {STEPS} steps, measured every {EVERY} on {HELD_OUT} other rings, patience {PATIENCE}."
+    yield f"averaged (decay 0.99), {STEPS} steps, measured every {EVERY} on {HELD_OUT} others, patience {PATIENCE}."
     yield "Score: mean of the rings and of the known shapes that are drawn right, of 144 and 90 pictures."
     yield ""
     yield "| seed | stopped at | kept | its score | best of all checkpoints | last |"
