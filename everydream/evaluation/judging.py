@@ -7,7 +7,7 @@
     bled        how far control pictures moved towards the training images, 0 (as before) .. 1
 
 Losses are those of the noisier three quarters (`measuring.Loss`). The base model costs 0; what a run never measures
-counts as 0. The best point is the latest that keeps nine tenths of the most that was won: pictures go on getting better
+counts as 0. The best point is the latest within a twentieth of the most that was won: pictures go on getting better
 for a while after the loss on other images has stopped falling (docs/monitoring.md has the measurements). Forgetting and
 bleeding are two views of one harm, so the worse of them counts. All is measured at fixed noise and seeds, so it does
 not wander as the training loss does, and two runs of a config agree.
@@ -20,7 +20,7 @@ from typing import Any
 LEARNED, FORGOTTEN, BLED = "validation/coarse_change", "preservation/coarse_change", "control/bleed"
 _QUARTER = 0.25
 """Of pictures that became training images, as much as of a quarter more loss."""
-_KEPT = 0.9
+_KEPT = 0.95
 """Of what was won, as a logarithm, so that it means the same where little is won and where much is."""
 
 

@@ -246,7 +246,7 @@ def _cost(history: History) -> Chart | None:
 
     about = (
         "What the choice goes by: learned + max(forgotten, bled / 4, 0), as logarithms of losses; less is better. The "
-        "latest that keeps nine tenths of the most that was won is chosen."
+        "latest within a twentieth of the most that was won is chosen."
     )
     return Chart("cost", "The choice", about, draw)
 

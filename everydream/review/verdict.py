@@ -88,7 +88,7 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
         yield f"of {len(trained)} measured steps it has the least cost, {best.cost:+.3f}"
     else:
         yield (
-            f"of {len(trained)} measured steps the latest that keeps nine tenths of the most that was won: its cost is "
+            f"of {len(trained)} measured steps the latest within a twentieth of the most that was won: its cost is "
             f"{best.cost:+.3f}, the least {least.cost:+.3f} at step {least.step}"
         )
     learned = _with_doubt(look, "validation")
