@@ -94,7 +94,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         watching = make_watching(planned, writer, lines, run, sampler)
         watching.load(watch, keys)
-        writer.watch = watching.state
+        writer.watch, writer.best_of = watching.state, watching.best_of
         collaborators = Collaborators(
             launch=launch,
             groups=trainee.groups,
