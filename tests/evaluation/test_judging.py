@@ -71,7 +71,7 @@ def test_a_point_is_where_all_was_measured() -> None:
 
 
 def test_measuring_takes_a_twentieth_of_the_passes() -> None:
-    assert passes(8, 4) == 48
+    assert passes(8, 4) == 72
     for cost, draws in ((48, 100.0), (48, 10_000.0), (480, 60.0)):
         epochs = epochs_between(cost, draws)
         assert cost <= 0.05 * 4 * draws * epochs

@@ -1,6 +1,7 @@
 """The monitors in whole runs: what they see, that they resume to the bit, and what follows from them."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -265,8 +266,8 @@ def test_an_alarm_is_told_once(project: Project, capfd: pytest.CaptureFixture[st
 
 
 def test_by_default_measuring_takes_a_twentieth(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
-    """16 draws an epoch are 64 passes; measuring 2 images and 2 twins 24: more than a twentieth of 7 epochs."""
-    config = project(validation={"images": 2}, train={"epochs": 9, "batch_size": 16})
+    """16 draws an epoch are 64 passes; measuring 2 images and 2 twins counts 36: more than a twentieth of 11 epochs."""
+    config = project(validation={"images": 2}, train={"epochs": 13, "batch_size": 16})
     run = train_here(config)
     said = capfd.readouterr().err
     assert "validation: 2 held-out images (mine 2) and 2 that are trained on" in said
@@ -274,7 +275,7 @@ def test_by_default_measuring_takes_a_twentieth(project: Project, capfd: pytest.
     ends = [line["step"] for line, after in zip(metrics_of(run), metrics_of(run)[1:], strict=False)
             if after["epoch"] > line["epoch"]]  # fmt: skip
     draws = plan_run(load_config(config)).mix.mean_counts().sum()
-    every = -(-24 // int(0.2 * draws))
+    every = math.ceil(36 / (0.2 * draws))
     assert f"before training, every {every} epochs and at the end" in said
     assert list(lines) == [0, *ends[every - 1 :: every], metrics_of(run)[-1]["step"]]
 
