@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from everydream.models.family import Family
 from everydream.sampling.prompts import prompts_from_captions, read_prompts
 from everydream.sampling.sampler import sample_images
 from everydream.training import export, state
+from everydream.training.background import Background, Snapshot
 from everydream.training.display import Display
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
@@ -32,6 +33,7 @@ from everydream.training.lean import Lean
 from everydream.training.metrics import Events
 from everydream.training.optim import evaluated, group_state, optimizer_state
 from everydream.training.runs import LAST
+from everydream.training.waits import Waits
 from everydream.types import Index, Progress
 
 
@@ -75,35 +77,61 @@ class Writer:
     """What else the monitors remember, as of a step."""
     best_of: Callable[[Collection[int]], int | None] = lambda _: None
     """Which of some steps is kept for being the best; None: none."""
+    waits: Waits = field(default_factory=Waits)
     unsaved: str | None = None
     """Why the latest last.ckpt could not be written, if it could not."""
     unexported: str | None = None
     """Why the latest export could not be written, if it could not."""
+    _background: Background = field(default_factory=Background)
+    _snapshot: Snapshot = field(default_factory=Snapshot)
+    _writing: tuple[str, Callable[[], None]] = ("", lambda: None)
+    """What is being written beside the training, and what follows when it is there."""
 
-    def save(self, progress: Progress) -> str | None:
-        """Write last.ckpt; on a full disk the old one stays and training goes on. Return what the user was told."""
-        self.unsaved = self._guarded(f"last.ckpt at step {progress.step}", self._save, progress)
-        if self.unsaved is None and self.launch.is_main:
-            # Only now: until then an older last.ckpt may be gone on with, whose best must still be there.
-            export.delete_old(
-                self.folder, self.config.project, self.config.checkpoints.keep, progress.step, self.best_of
-            )
+    def save(self, progress: Progress) -> None:
+        """Write last.ckpt, beside the training where memory has room for a copy of what it holds.
+
+        On a full disk the old one stays and training goes on.
+        """
+        with self.waits.on("save"):
+            self.saved(wait=True)
+            self.unsaved = self._guarded(_named(progress), lambda: self._save(progress))
+            self.launch.wait()
+
+    def saved(self, wait: bool = False) -> str | None:
+        """Take in a last.ckpt that was written beside the training; return why the latest could not be, if so."""
+
+        what, after = self._writing
+
+        def take_in() -> None:
+            if self._background.ended(wait):
+                after()
+
+        self.unsaved = self._guarded(what, take_in) or self.unsaved
         return self.unsaved
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Wait for what is being written when the block ends, however it ends."""
+        try:
+            yield
+        finally:
+            self.saved(wait=True)
 
     def export(self, progress: Progress) -> None:
         """Write the exports that are due; a failure is told, and training goes on."""
-        self.unexported = self._guarded(f"The export at step {progress.step}", self._export, progress)
+        with self.waits.on("export"):
+            self.unexported = self._guarded(f"The export at step {progress.step}", lambda: self._export(progress))
+            self.launch.wait()
 
-    def _guarded(self, what: str, write: Callable[[Progress], None], progress: Progress) -> str | None:
-        error: str | None = None
+    def _guarded(self, what: str, write: Callable[[], None]) -> str | None:
         try:
-            write(progress)
+            write()
         except (DiskError, OSError) as problem:
             error = f"{what} could not be written: {problem}"
             self.events.note("not written", error=error)
             self.display.say(f"{error} What was saved before is still there.")
-        self.launch.wait()
-        return error
+            return error
+        return None
 
     def _require_space(self, needed_bytes: int, what: str) -> None:
         """Raise DiskError on all processes alike if the main one sees no room."""
@@ -119,11 +147,25 @@ class Writer:
     def _save(self, progress: Progress) -> None:
         self._require_space(self.trainee.last_bytes, LAST)
         path, launch = self.folder / LAST, self.launch
+        checkpoints = self.config.checkpoints
+        old = export.old_exports(self.folder, self.config.project, checkpoints.keep, progress.step, self.best_of)
+
+        def after() -> None:
+            self.events.note("saved", step=progress.step)
+            if launch.is_main:
+                # Only now: until then an older last.ckpt may be gone on with, whose best must still be there.
+                export.delete(old)
+
         if launch.shards:
             write_sharded(path, self._contents(progress), write_pickle, launch.is_main, launch.from_main)
+        elif launch.is_main and self._snapshot.has_room(self.trainee.last_bytes):
+            contents = self._snapshot.of(self._contents(progress))
+            self._writing = _named(progress), after
+            self._background.start(lambda: write_pickle(path, contents))
+            return
         elif launch.is_main:
             write_pickle(path, self._contents(progress))
-        self.events.note("saved", step=progress.step)
+        after()
 
     def _contents(self, progress: Progress) -> dict[str, Any]:
         trainee = self.trainee
@@ -184,6 +226,10 @@ class Writer:
     def _whole(self, weights: AbstractContextManager[None]) -> Iterator[None]:
         with weights, self.launch.whole(self.trainee.family):
             yield
+
+
+def _named(progress: Progress) -> str:
+    return f"{LAST} at step {progress.step}"
 
 
 def _readable(index: Index) -> list[str]:

@@ -87,9 +87,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         display.training(planned.total_steps, progress.step, config.train.epochs),
     ):
         events.note("started" if resume is None else "resumed", step=progress.step)
-        for rejection in planned.index.rejected:
-            source = planned.index.names[rejection.source]
-            events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
+        note_rejected(planned, events)
         writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display, made_of, base)
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         watching = make_watching(planned, writer, lines, run, sampler)
@@ -116,6 +114,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             plan=planned.epoch,
             load=piece_loader(planned, launch),
             save=writer.save,
+            saved=writer.saved,
             export=writer.export,
             looks=watching.looks(),
             decide=watching.decide,
@@ -123,13 +122,15 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             alarm=watching.alarm,
             cadence=SaveCadence(config.checkpoints),
             metrics=lines,
+            waits=writer.waits,
             events=events,
             display=display,
             stop=stop,
             source_names=planned.index.names,
         )
-        progress, ended_by = fit(collaborators, limits(planned), progress)
-        events.note("finished" if ended_by is None else "stopped", step=progress.step)
+        with writer.finishing():
+            progress, ended_by = fit(collaborators, limits(planned), progress)
+        events.note("finished" if ended_by is None else "stopped", step=progress.step, **writer.waits.facts())
     launch.close(trainee.family)
     if failed := writer.unsaved or writer.unexported:
         raise DiskError(failed)
@@ -137,6 +138,13 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     if launch.is_main:
         review(run, display)
     return run, ended_by
+
+
+def note_rejected(planned: Planned, events: metrics.Events) -> None:
+    """Write why images of the data set are not used."""
+    for rejection in planned.index.rejected:
+        source = planned.index.names[rejection.source]
+        events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)
 
 
 def review(run: Path, display: Display) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from everydream.formats.atomic import atomic_file
@@ -57,19 +57,24 @@ def export_bytes(method: Method, family: Family, settings: CheckpointSettings) -
     return total_bytes(method.exported(family), DTYPES[settings.dtype]) * len(settings.formats or ())
 
 
-def delete_old(
+def old_exports(
     folder: Path, project: str, keep: int | None, now: int, best_of: Callable[[Collection[int]], int | None]
-) -> None:
-    """Delete all but the `keep` newest exports up to step `now`, and the best of those that are there.
+) -> list[Path]:
+    """Return all but the `keep` newest exports up to step `now`, and the best of those that are there.
 
     Later ones are of a run that was killed and went on from before them; it will write them again.
     """
     if keep is None:
-        return
-    steps = exports_in(folder, project)
-    for step in {*sorted(step for step in steps if step <= now)[:-keep]} - {best_of(steps)}:
-        for path in [*steps[step], *_files_in(folder, project, re.escape(_CARD)).get(step, ())]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return []
+    steps, cards = exports_in(folder, project), _files_in(folder, project, re.escape(_CARD))
+    old = {*sorted(step for step in steps if step <= now)[:-keep]} - {best_of(steps)}
+    return [path for step in old for path in [*steps[step], *cards.get(step, ())]]
+
+
+def delete(paths: Iterable[Path]) -> None:
+    """Delete files and folders that are still there."""
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def exports_in(folder: Path, project: str) -> dict[int, list[Path]]:

@@ -24,6 +24,7 @@ from everydream.training.launch import Launch
 from everydream.training.ledger import Ledger
 from everydream.training.metrics import Events, JsonLines
 from everydream.training.signals import StopRequest
+from everydream.training.waits import Waits
 from everydream.types import EpochPlan, Progress
 
 _MAX_BAD_STEPS = 3
@@ -68,8 +69,10 @@ class Collaborators:
     plan: Callable[[int], EpochPlan]
     load: Callable[[EpochPlan, int], Iterator[Loaded]]
     """(plan, first step) -> this process's pieces."""
-    save: Callable[[Progress], str | None]
-    """Writes last.ckpt; returns why it could not, if so."""
+    save: Callable[[Progress], None]
+    """Writes last.ckpt, or begins to."""
+    saved: Callable[[bool], str | None]
+    """Takes in what was begun, waiting for it if asked to; returns why the latest could not be written, if so."""
     export: Callable[[Progress], None]
     looks: Sequence[Look]
     decide: Callable[[int], Decision]
@@ -79,6 +82,7 @@ class Collaborators:
     """(step, distance of its losses from the start's, gradient norm, whether all is finite) -> the user is told."""
     cadence: SaveCadence
     metrics: JsonLines
+    waits: Waits
     events: Events
     display: Display
     stop: StopRequest
@@ -105,7 +109,7 @@ def fit(c: Collaborators, limits: Limits, progress: Progress) -> tuple[Progress,
     while progress.epoch < limits.epochs and progress.step < limits.total_steps:
         plan = c.plan(progress.epoch)
         pending = Pending()
-        for loaded in c.load(plan, progress.step_in_epoch):
+        for loaded in c.waits.over("data", c.load(plan, progress.step_in_epoch)):
             if not pending.loaded:
                 _set_learning_rates(c, progress)
             c.accumulator.add(loaded, pending, progress.epoch)
@@ -218,11 +222,13 @@ def _report(
     numbers |= {f"seen/{name}": count for name, count in c.ledger.seen(c.source_names).items()}
     c.metrics.write({**line, **numbers})
     c.display.advance(after.step, before.epoch, len(gathered.losses), gathered.mean)
-    c.launch.track({**numbers, "images_per_s": c.display.images_per_s, "epoch": before.epoch}, after.step)
+    speed = {"images_per_s": c.display.images_per_s, **c.waits.taken()}
+    c.launch.track({**numbers, **speed, "epoch": before.epoch}, after.step)
 
 
 def _periodic(c: Collaborators, progress: Progress, epoch_ended: bool, is_last: bool) -> bool:
     """Look, export and save where due; return whether the run ends. The main process's clock decides for all."""
+    c.saved(False)
     last, export = c.launch.from_main(c.cadence.due(progress, epoch_ended))
     due = [look for look in c.looks if is_last or look.is_due(progress, epoch_ended)]
     _look(c, progress.step, due)
@@ -260,7 +266,8 @@ def _kept(c: Collaborators, limits: Limits, saved: Progress) -> str | None:
             "last.ckpt is an older one: under memory.fused_backward without train.max_grad_norm other parameters had "
             "stepped before the bad ones were seen"
         )
-    return c.save(saved)
+    c.save(saved)
+    return c.saved(True)
 
 
 def _bad_message(skipped: str | None, saved: Progress, unsaved: str | None, gathered: Gathered) -> str:
