@@ -1,6 +1,6 @@
 """The page on which a caption becomes a gradient.
 
-    pixels   -> family.encode_images -> x0      (the draw's own posterior sample)
+    images   -> family.encode_images -> x0      (the draw's own posterior sample; of pixels, or of what a cache has)
     captions -> family.encode_text   -> what the denoiser is told
     pixels   -> family.image_inputs  -> ... and shown, if it takes more than noised latents
     seeds    -> noise level, noise
@@ -39,14 +39,14 @@ def training_step(
     objective, seeds = family.objective, batch.seeds
     # For dropout inside networks, which knows no generator but the library's own.
     torch.manual_seed(derive(seeds[0], "dropout"))
-    x0 = family.encode_images(batch.pixels_BCHW, seeds)
+    x0 = family.encode_images(batch.images_BCHW, seeds)
     latent_hw = (x0.shape[-2], x0.shape[-1])
     v_B = stratified_quantiles(seeds, batch.places) if timesteps.stratified else uniform_quantiles(seeds)
     t_B = objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift).to(x0.device)
     noise = training_noise(seeds, x0.shape[1:], loss).to(x0)
     x_t = objective.noise(x0, t_B, perturbed(noise, seeds, loss.input_perturbation))
     shown_BCHW = family.image_inputs(batch.pixels_BCHW, seeds, batch.mask_B1HW)
-    conditioning = replace(family.encode_text(batch.captions, batch.crops), inputs_BCHW=shown_BCHW)
+    conditioning = replace(family.encode_text(batch.texts, batch.crops), inputs_BCHW=shown_BCHW)
     prediction = family.predict(x_t, t_B, conditioning)
     mask = batch.mask_for(latent_hw)
     per_image_B = image_losses(prediction, objective.target(x0, t_B, noise), t_B, objective, loss, mask)

@@ -4,7 +4,7 @@ Shape suffixes, here and everywhere: B batch, C channels, H height, W width, L t
 embedding; `t_B` is a timestep per image. N counts records of the index, K draws of an epoch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,6 +161,25 @@ class Batch:
     """Each image's number among those of its optimizer step, and how many they are."""
     mask_B1HW: torch.Tensor | None = None
     """What of each image trains, 0 .. 1, float32; None: all of all."""
+    moments_BCHW: torch.Tensor | None = None
+    """What a cache has in the place of the pixels, which are of size 0 then; see `Family.image_moments`."""
+    read: "Conditioning | None" = None
+    """What a cache has in the place of the captions; see `Family.read_captions`."""
+
+    @property
+    def images_BCHW(self) -> torch.Tensor:
+        """The images as `Family.encode_images` takes them: pixels, or the moments of these."""
+        return self.pixels_BCHW if self.moments_BCHW is None else self.moments_BCHW
+
+    @property
+    def texts(self) -> "Sequence[str] | Conditioning":
+        """The captions as `Family.encode_text` takes them."""
+        return self.captions if self.read is None else self.read
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width in pixels of the images, which all have one size."""
+        return self.crops[0].target_size
 
     def mask_for(self, latent_hw: tuple[int, int]) -> torch.Tensor | None:
         """Return the masks at the size of the latents: the share of each latent's pixels that they cover."""
@@ -173,6 +192,8 @@ class Batch:
             self.pixels_BCHW[some], self.captions[some], self.crops[some], self.loss_scale_B[some], self.seeds[some],
             self.keys[some], len(range(self.num_real)[some]), self.places[some],
             None if self.mask_B1HW is None else self.mask_B1HW[some],
+            None if self.moments_BCHW is None else self.moments_BCHW[some],
+            None if self.read is None else self.read.part(some),
         )  # fmt: skip
 
     def to(self, device: torch.device) -> "Batch":
@@ -182,6 +203,8 @@ class Batch:
             pixels_BCHW=self.pixels_BCHW.to(device),
             loss_scale_B=self.loss_scale_B.to(device),
             mask_B1HW=None if self.mask_B1HW is None else self.mask_B1HW.to(device),
+            moments_BCHW=None if self.moments_BCHW is None else self.moments_BCHW.to(device),
+            read=None if self.read is None else self.read.to(device),
         )
 
 
@@ -199,6 +222,17 @@ class Conditioning:
     """Further input channels in latent size: a depth map, or a mask and what it leaves."""
     guidance_B: torch.Tensor | None = None
     """Guidance scale, for networks that take it as an input."""
+
+    def part(self, some: slice) -> "Conditioning":
+        """Return it for some of the images."""
+        return self._each(lambda tensor: tensor[some])
+
+    def to(self, device: torch.device) -> "Conditioning":
+        """Return it with its tensors on `device`."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Conditioning":
+        return Conditioning(*(None if t is None else change(t) for t in vars(self).values()))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class Family(Protocol):
     side_multiple: int
     """Image sides are multiples of so many pixels."""
     latent_channels: int
+    needs_pixels: bool
+    """Whether `image_inputs` shows it something of the pixels, so that latents alone do not do."""
     max_tokens: int
     native_size: int
     """Side in pixels of the square images that the model was made for."""
@@ -67,8 +69,17 @@ class Family(Protocol):
     def unused_text_modules(self, part: str) -> Sequence[nn.Module]:
         """Return the modules of a text part that do not reach the output: clip_skip, or the family's own habit."""
 
-    def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        """Return scaled latents (B, C, H, W) of uint8 pixels, each sampled from its posterior with its own seed."""
+    def encode_images(self, images_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """Return scaled latents (B, C, H, W), each sampled from its posterior with its own seed.
+
+        `images_BCHW`: uint8 pixels, or what `image_moments` returned for some.
+        """
+
+    def image_moments(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return means and log-variances (B, 2C, h, w), float32, of the posteriors of uint8 pixels."""
+
+    def image_encoder(self) -> tuple[StateDict, dict[str, Any]]:
+        """Return all that `image_moments` depends on: tensors by name, and plain data."""
 
     def image_inputs(
         self, pixels_BCHW: torch.Tensor, seeds: Sequence[int], masks_B1HW: torch.Tensor | None
@@ -82,8 +93,17 @@ class Family(Protocol):
     def blank_inputs(self, seeds: Sequence[int], image_hw: tuple[int, int]) -> torch.Tensor | None:
         """Return further input channels (B, C, h, w), or None, for pictures of nothing but their captions."""
 
-    def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
-        """Return the conditioning of a batch of captions, and of where their images were cut."""
+    def encode_text(self, texts: Sequence[str] | Conditioning, crops: Sequence[Crop]) -> Conditioning:
+        """Return the conditioning of a batch, and of where its images were cut.
+
+        `texts`: captions, or what `read_captions` returned for them.
+        """
+
+    def read_captions(self, captions: Sequence[str]) -> Conditioning:
+        """Return what the text encoders make of captions: tokens (B, L, D) and, where there is one, a pooled vector."""
+
+    def text_encoders(self) -> tuple[StateDict, dict[str, Any]]:
+        """Return all that `read_captions` depends on: tensors by name, and plain data."""
 
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the network's prediction for noised latents."""

@@ -143,12 +143,12 @@ class Accumulator:
             return training_step(batch, self.family, self.loss, self.images_per_step, self.timesteps)
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        size = self.largest.get(_pixels(batch), len(batch.seeds))
+        size = self.largest.get(batch.image_hw, len(batch.seeds))
         return [batch.part(first, first + size) for first in range(0, len(batch.seeds), size)]
 
     def _make_smaller(self, batch: Batch) -> None:
         """Halve what goes through at a time at this size; images weigh the same wherever they fall."""
-        height, width = _pixels(batch)
+        height, width = batch.image_hw
         size = min(self.largest.get((height, width), len(batch.seeds)), len(batch.seeds))
         if size == 1 or self.launch.world > 1 or self.fused is not None:
             raise TrainingError(_advice(batch, size, self.launch.world, self.fused is not None))
@@ -166,12 +166,8 @@ _ADVICE = (
 )
 
 
-def _pixels(batch: Batch) -> tuple[int, int]:
-    return batch.pixels_BCHW.shape[-2], batch.pixels_BCHW.shape[-1]
-
-
 def _advice(batch: Batch, size: int, world: int, is_fused: bool) -> str:
-    height, width = _pixels(batch)
+    height, width = batch.image_hw
     why = "not even one image fits" if size == 1 else f"{size} images of {width}x{height} do not fit"
     if size > 1:
         why += (

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, T5Config, T5EncoderModel
 from everydream.diffusion.objective import Flow
 from everydream.errors import ConfigError
 from everydream.formats.files import StateDict, cast_floating
-from everydream.models.common import folders, latents, t5, text_keys, tokenizer_files
+from everydream.models.common import folders, identity, latents, t5, text_keys, tokenizer_files
 from everydream.models.common.additions import own_state, own_weights
 from everydream.models.common.clip import Clip, Reading
 from everydream.models.common.kinds import Config, EmptyPrompt
@@ -90,6 +90,7 @@ class FlowTransformer:
     samplers: tuple[str, ...] = ("euler",)
     formats: tuple[str, ...] = ("diffusers",)
     adapter_names = "diffusers"
+    needs_pixels = False
 
     def __init__(self, kind: FlowKind, parts: FlowParts, clip_skip: int = 0, chunks: int = 1) -> None:
         _require_sensible(kind, clip_skip, chunks)
@@ -157,9 +158,17 @@ class FlowTransformer:
         """Return what does not reach the output of a text encoder."""
         return self.texts[part].unused()
 
-    def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    def encode_images(self, images_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Return (z - shift) * scale of the VAE's posterior, float32."""
-        return latents.encode(self.vae, pixels_BCHW, seeds)
+        return latents.encode(self.vae, images_BCHW, seeds)
+
+    def image_moments(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the moments of the VAE's posterior, float32."""
+        return latents.moments(self.vae, pixels_BCHW)
+
+    def image_encoder(self) -> tuple[StateDict, dict[str, Any]]:
+        """Return what moments depend on: the VAE's encoding half."""
+        return latents.made_by(self.vae, folders.plain_config(self.vae.config))
 
     def image_inputs(
         self, pixels_BCHW: torch.Tensor, seeds: Sequence[int], masks_B1HW: torch.Tensor | None
@@ -171,8 +180,16 @@ class FlowTransformer:
         """Return None: these take no further channels."""
         return None
 
-    def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
-        """Return tokens and the pooled vector as the kind puts them together; crops mean nothing to it."""
+    def encode_text(self, texts: Sequence[str] | Conditioning, crops: Sequence[Crop]) -> Conditioning:
+        """Return what the text encoders make of the captions, or made of them; crops mean nothing to it."""
+        return texts if isinstance(texts, Conditioning) else self.read_captions(texts)
+
+    def text_encoders(self) -> tuple[StateDict, dict[str, Any]]:
+        """Return what `read_captions` depends on."""
+        return identity.of_texts(self.texts, self.empty_prompt)
+
+    def read_captions(self, captions: Sequence[str]) -> Conditioning:
+        """Return tokens and the pooled vector as the kind puts them together."""
         tokens_BLD, pooled_BD = self.kind.encode(self.texts, self.transformer.config, captions)
         if self.empty_prompt == "zeros":
             empty_B = torch.tensor([not caption for caption in captions], device=tokens_BLD.device)

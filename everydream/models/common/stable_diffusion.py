@@ -5,6 +5,7 @@ The kinds differ in their text encoders, in names and in what they predict; `mod
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from everydream.models.common import (
     building,
     depth,
     folders,
+    identity,
     inpainting,
     latents,
     layout,
@@ -45,6 +47,7 @@ class StableDiffusion:
         self.unet, self.vae = parts.networks["unet"], parts.networks["vae"]
         self.depth_estimator, self.extractor = parts.networks.get(depth.PART), parts.extractor
         self.channels = int(self.unet.config.in_channels)
+        self.needs_pixels = self.depth_estimator is not None or self.channels == INPAINTING
         self.clips = {text.part: _clip(text, parts, clip_skip, chunks) for text in kind.texts}
         self.text_parts = self.word_parts = tuple(self.clips)
         self.extras = {key: tensor for key, tensor in parts.extras.items() if key not in _MARKERS or not kind.markers}
@@ -92,9 +95,17 @@ class StableDiffusion:
         """Return what clip_skip or the kind's habit leaves out of a text encoder."""
         return self.clips[part].unused()
 
-    def encode_images(self, pixels_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    def encode_images(self, images_BCHW: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Return latents sampled from the VAE's posterior, times its scaling factor, float32."""
-        return latents.encode(self.vae, pixels_BCHW, seeds)
+        return latents.encode(self.vae, images_BCHW, seeds)
+
+    def image_moments(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the moments of the VAE's posterior, float32."""
+        return latents.moments(self.vae, pixels_BCHW)
+
+    def image_encoder(self) -> tuple[StateDict, dict[str, Any]]:
+        """Return what moments depend on: the VAE's encoding half."""
+        return latents.made_by(self.vae, folders.plain_config(self.vae.config))
 
     def image_inputs(
         self, pixels_BCHW: torch.Tensor, seeds: Sequence[int], masks_B1HW: torch.Tensor | None
@@ -113,8 +124,17 @@ class StableDiffusion:
             return torch.zeros(len(seeds), 1, *(side // self.spatial_factor for side in image_hw), device=device)
         return inpainting.blank(self.vae, seeds, image_hw, device) if self.channels == INPAINTING else None
 
-    def encode_text(self, captions: Sequence[str], crops: Sequence[Crop]) -> Conditioning:
-        """Return the text encoders' outputs side by side, the last one's pooled vector, and what the crops say.
+    def encode_text(self, texts: Sequence[str] | Conditioning, crops: Sequence[Crop]) -> Conditioning:
+        """Return what the text encoders make of the captions, or made of them, and what the crops say."""
+        read = texts if isinstance(texts, Conditioning) else self.read_captions(texts)
+        return replace(read, sizes_B6=_sizes(crops).to(read.tokens_BLD.device))
+
+    def text_encoders(self) -> tuple[StateDict, dict[str, Any]]:
+        """Return what `read_captions` depends on."""
+        return identity.of_texts(self.clips, self.empty_prompt)
+
+    def read_captions(self, captions: Sequence[str]) -> Conditioning:
+        """Return the text encoders' outputs side by side, and the last one's pooled vector.
 
         An empty caption is all zeros where the model was trained so, see `model.empty_prompt`.
         """
@@ -124,7 +144,7 @@ class StableDiffusion:
             empty_B = torch.tensor([not caption for caption in captions], device=tokens_BLD.device)
             tokens_BLD = tokens_BLD.masked_fill(empty_B.view(-1, 1, 1), 0.0)
             pooled_BD = pooled_BD.masked_fill(empty_B.view(-1, 1), 0.0)
-        return Conditioning(tokens_BLD, pooled_BD, sizes_B6=_sizes(crops).to(tokens_BLD.device))
+        return Conditioning(tokens_BLD, pooled_BD)
 
     def predict(self, x_BCHW: torch.Tensor, t_B: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Return the UNet's output."""
