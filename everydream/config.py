@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from everydream.caches.checks import cache_problems
+from everydream.caches.settings import CacheSettings
 from everydream.data.excluding import ENDING
 from everydream.data.pairing import source_problems
 from everydream.data.settings import CaptionSettings, DataSettings
@@ -94,6 +96,8 @@ class RunConfig(Settings):
     """Moving average of the weights."""
     captions: CaptionSettings = CaptionSettings()
     """What happens to captions on each visit."""
+    cache: CacheSettings = CacheSettings()
+    """What is kept of images and captions, so that it is computed once."""
     checkpoints: CheckpointSettings = CheckpointSettings()
     """What is written, and when."""
     samples: SampleSettings = SampleSettings()
@@ -218,6 +222,8 @@ def _cross_checks(config: RunConfig) -> list[str]:
         )
     if config.timesteps.stratified and config.train.batch_size * config.train.gradient_accumulation == 1:
         problems.append("timesteps.stratified: has no effect with one image a step; there is nothing to spread.")
+    problems += cache_problems(config.cache, config.data, config.captions)
+    problems += text_cache_problems(config)
     problems += monitor_problems(
         config.data.sources, config.preservation, config.validation, config.control, config.stop,
         config.checkpoints.keep_best, config.checkpoints.formats,
@@ -227,6 +233,23 @@ def _cross_checks(config: RunConfig) -> list[str]:
             'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
         )
     return problems
+
+
+def text_cache_problems(config: RunConfig) -> list[str]:
+    """Return what trains of the text encoders although their outputs are to be kept."""
+    if not config.cache.text:
+        return []
+    if config.method == "textual_inversion":
+        return ["cache.text: method: textual_inversion trains what the text encoders read. Set cache.text: false."]
+    if config.method not in USUAL_RATES:
+        return []
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    training = [name for name in names if (section := getattr(config, name)) is not None and section.train]
+    return [
+        f"cache.text: {name}.train: true changes at each step what would be kept. Set {name}.train: false, or "
+        "cache.text: false."
+        for name in training
+    ]
 
 
 def _class_checks(config: RunConfig) -> list[str]:
@@ -300,6 +323,9 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
     return config.model_copy(
         update={
             "runs_dir": str(Path(config.runs_dir).expanduser()),
+            "cache": config.cache.model_copy(
+                update={"folder": config.cache.folder and str(Path(config.cache.folder).expanduser())}
+            ),
             "model": config.model.model_copy(
                 update={"path": found(config.model.path), "config": found(config.model.config)}
             ),

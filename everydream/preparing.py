@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from everydream.caching import require_cacheable
 from everydream.config import RunConfig
 from everydream.errors import ConfigError
 from everydream.formats.files import DTYPES
@@ -72,6 +73,7 @@ def prepare(
     require_one_process(use, launch.world, launch.shards)
     method = METHODS[config.method](config)
     groups = method.attach(family, config.seed, planned.index.captions)
+    require_cacheable(planned, family)
     if checkpoint is not None:
         num_added = len(checkpoint.added)
         checkpoint = state.without_misfits(checkpoint, family, groups)

@@ -39,7 +39,7 @@ def training_step(
     objective, seeds = family.objective, batch.seeds
     # For dropout inside networks, which knows no generator but the library's own.
     torch.manual_seed(derive(seeds[0], "dropout"))
-    x0 = family.encode_images(batch.images_BCHW, seeds)
+    x0 = family.encode_images(batch.images, seeds)
     latent_hw = (x0.shape[-2], x0.shape[-1])
     v_B = stratified_quantiles(seeds, batch.places) if timesteps.stratified else uniform_quantiles(seeds)
     t_B = objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift).to(x0.device)

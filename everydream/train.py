@@ -14,9 +14,10 @@ from pathlib import Path
 import yaml
 
 from everydream import provenance
+from everydream.caching import make_caches, variants_of, workers_of
 from everydream.class_images import describe_missing, make_missing, with_class_images
 from everydream.config import RunConfig, completed
-from everydream.data.loader import Loaded, PieceDataset, load_pieces
+from everydream.data.loader import Known, Loaded, PieceDataset, load_pieces
 from everydream.data.plan import pieces_for_rank
 from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
@@ -33,6 +34,8 @@ from everydream.training.display import Display
 from everydream.training.launch import Launch
 from everydream.training.loop import Collaborators, Limits, fit
 from everydream.training.lr import lr_factor
+from everydream.training.memory import resolved
+from everydream.training.placing import leave_device
 from everydream.training.signals import StopRequest
 from everydream.types import EpochPlan, Progress
 from everydream.watching import make_watching
@@ -66,8 +69,9 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
 
     trainee = prepare(config, launch, planned, load_family(config, checkpoint), checkpoint, changed)
     made_of = provenance.made_of(planned, facts.images, checkpoint) if launch.is_main else {}
-    base, watch = (checkpoint.base, checkpoint.watch) if checkpoint is not None else ({}, {})
-    keys = list(checkpoint.facts.images) if checkpoint is not None else []
+    base, watch, keys = (
+        (checkpoint.base, checkpoint.watch, list(checkpoint.facts.images)) if checkpoint is not None else ({}, {}, [])
+    )
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)
     display.say(describe_plan(planned, trainee, launch.describe(images_per_step(config)), launch.device))
@@ -78,6 +82,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     if resume is not None:
         display.say(f"Going on after step {progress.step} of {planned.total_steps}, epoch {progress.epoch + 1}.")
 
+    known = filled_caches(planned, trainee, launch, display)
     only_main = run if launch.is_main else None
     launch.start_trackers(run / "trackers", config.project, state.flatten(config.plain()))
     with (
@@ -112,7 +117,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             ema=trainee.ema,
             lr_at=lambda step: lr_factor(config.lr_schedule, step, planned.total_steps),
             plan=planned.epoch,
-            load=piece_loader(planned, launch),
+            load=piece_loader(planned, launch, known, display.say),
             save=writer.save,
             saved=writer.saved,
             export=writer.export,
@@ -199,20 +204,37 @@ def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee
     return run
 
 
-def piece_loader(planned: Planned, launch: Launch) -> Callable[[EpochPlan, int], Iterator[Loaded]]:
-    """Return what loads this process's pieces of an epoch from a step on."""
-    config = planned.config
-    workers = config.data.workers if config.data.workers is not None else launch.default_workers()
+def piece_loader(
+    planned: Planned, launch: Launch, known: Known | None, say: Callable[[str], None]
+) -> Callable[[EpochPlan, int], Iterator[Loaded]]:
+    """Return what loads this process's pieces of an epoch from a step on; `known`: what caches have of it."""
+    config, workers = planned.config, workers_of(planned.config, launch)
 
     def load_epoch(plan: EpochPlan, start: int) -> Iterator[Loaded]:
         pieces = list(pieces_for_rank(plan, launch.rank, launch.world, start))
         dataset = PieceDataset(
             pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions,
-            sum(planned.steps_per_epoch[: plan.epoch]), planned.total_steps,
+            sum(planned.steps_per_epoch[: plan.epoch]), planned.total_steps, variants_of(config), known,
         )  # fmt: skip
-        return load_pieces(dataset, workers)
+        for loaded in load_pieces(dataset, workers):
+            for note in loaded.notes:
+                say(f"Cache: {note}")
+            yield loaded
 
     return load_epoch
+
+
+def filled_caches(planned: Planned, trainee: Trainee, launch: Launch, display: Display) -> Known | None:
+    """Return the run's caches, filled; the networks that are not needed then have left the device."""
+    config = planned.config
+    if not config.cache.is_on:
+        return None
+    caches = make_caches(planned, trainee.family, launch, display.say, display.counting)
+    caches.fill(disk_needed(config, trainee))
+    away = caches.whole()
+    leave_device(trainee.family, away, resolved(config.memory, config.train, config.optimizer), launch.device)
+    display.say(caches.describe() + (f"; off the device but for samples: {', '.join(away)}" if away else ""))
+    return caches.known()
 
 
 def limits(planned: Planned) -> Limits:

@@ -134,6 +134,7 @@ class Sample:
     """One draw, ready to be collated."""
 
     pixels_CHW: NDArray[np.uint8]
+    """Of size 0 where a cache has the image."""
     mask_HW: NDArray[np.uint8] | None
     """What of it trains, 0 .. 255; None: all."""
     caption: str
@@ -167,7 +168,7 @@ class Batch:
     """What a cache has in the place of the captions; see `Family.read_captions`."""
 
     @property
-    def images_BCHW(self) -> torch.Tensor:
+    def images(self) -> torch.Tensor:
         """The images as `Family.encode_images` takes them: pixels, or the moments of these."""
         return self.pixels_BCHW if self.moments_BCHW is None else self.moments_BCHW
 

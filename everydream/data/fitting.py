@@ -1,5 +1,6 @@
 """From decoded pixels to a bucket's: resize to cover it, mirror or not, and crop."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,12 +25,44 @@ def fit(
     image, and hold for the image as the model sees it.
     """
     height, width = pixels_HWC.shape[:2]
-    cover = cover_size((width, height), bucket)
-    flipped = (derive(seed, "flip") >> 10) / 2**53 < flip_p
+    crop = choose_crop((width, height), bucket, seed, crop_mode, flip_p)
+    return np.ascontiguousarray(cut(pixels_HWC, crop).transpose(2, 0, 1)), crop
+
+
+def choose_crop(
+    size: tuple[int, int], bucket: tuple[int, int], seed: int, crop_mode: Literal["random", "center"], flip_p: float
+) -> Crop:
+    """Return where `fit` cuts an image of (width, height) `size`."""
+    cover = cover_size(size, bucket)
     top = _offset(cover[1] - bucket[1], derive(seed, "crop", "top"), crop_mode)
     left = _offset(cover[0] - bucket[0], derive(seed, "crop", "left"), crop_mode)
-    crop = Crop((height, width), top, left, (bucket[1], bucket[0]), flipped)
-    return np.ascontiguousarray(cut(pixels_HWC, crop).transpose(2, 0, 1)), crop
+    return Crop((size[1], size[0]), top, left, (bucket[1], bucket[0]), _uniform(seed, "flip") < flip_p)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """So many crops and mirrorings of each image, which its visits take in turn, in the place of endlessly many.
+
+    They are the same whatever the run's seed, so that runs share what caches have of them.
+    """
+
+    num: int
+
+    def at(self, epoch: int, nth: int) -> int:
+        """Return which of them the nth visit of an epoch takes."""
+        return (epoch + nth) % self.num
+
+    def seed_and_flip(self, key: str, variant: int, flip_p: float) -> tuple[int, float]:
+        """Return the seed and the flip_p (0 or 1) that `fit` takes for a variant of the image called `key`.
+
+        A share flip_p of an image's variants is mirrored, to the nearest whole one.
+        """
+        place = (_uniform(derive(0, "variants", key), "flip") + variant / self.num) % 1.0
+        return derive(0, "variant", key, variant), float(place < flip_p)
+
+
+def _uniform(seed: int, purpose: str) -> float:
+    return (derive(seed, purpose) >> 10) / 2**53
 
 
 def cut(pixels: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:

@@ -6,8 +6,9 @@ were checked) leaves its batch smaller and is reported; it is never replaced by 
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,14 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from everydream.data.buckets import Buckets
 from everydream.data.drawing import TagRules, draw_caption
-from everydream.data.fitting import cut, fit
+from everydream.data.fitting import Variants, choose_crop, cut, fit
 from everydream.data.masks import read_mask
 from everydream.data.plan import Piece, draws_of_step
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.data.shards import picture_at
 from everydream.seeding import derive
-from everydream.types import Batch, Crop, EpochPlan, Index, Rejection, Sample
+from everydream.types import Batch, Conditioning, Crop, EpochPlan, Index, Rejection, Sample
 from pictures.decode import BadImage, decode, decode_with_alpha
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,34 @@ class Loaded:
     batch: Batch
     failed: list[Rejection]
     """Images that could not be decoded, and are missing from the batch."""
+    notes: Sequence[str] = ()
+    """What the user should be told; the batch is whole nevertheless."""
+
+
+class Known(Protocol):
+    """What caches have of images and captions; see `everydream.caches`."""
+
+    def moments(self, records: Sequence[int], crops: Sequence[Crop]) -> torch.Tensor | None:
+        """Return the moments (B, 2C, h, w) of these crops; None unless all are there and sound."""
+
+    def read(self, captions: Sequence[str]) -> Conditioning | None:
+        """Return what the text encoders make of the captions; None unless all are there and sound."""
+
+    def take_notes(self) -> list[str]:
+        """Return what was found damaged since the last call."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One draw of the plan with all that is drawn for it, before anything is read from disk."""
+
+    record: int
+    seed: int
+    bucket: tuple[int, int]
+    cut_seed: int
+    flip_p: float
+    place: tuple[int, int]
+    caption: str
 
 
 _AS_WRITTEN = CaptionSettings()
@@ -53,7 +84,11 @@ class PieceDataset(Dataset[Loaded]):
         captions: CaptionSettings = _AS_WRITTEN,
         first_step: int = 0,
         total_steps: int = 1,
+        variants: Variants | None = None,
+        known: Known | None = None,
     ) -> None:
+        """`variants`: None draws crop and mirroring anew at each visit. `known`: what need not be decoded."""
+        self.variants, self.known = variants, known
         self.pieces, self.plan, self.index, self.buckets = pieces, plan, index, buckets
         self.data, self.seed, self.captions = data, seed, captions
         self.first_step, self.total_steps = first_step, total_steps
@@ -63,18 +98,37 @@ class PieceDataset(Dataset[Loaded]):
 
     def __getitem__(self, number: int) -> Loaded:
         piece = self.pieces[number]
-        first, images = draws_of_step(self.plan, piece.step_in_epoch)
-        tag_dropout = self._tag_dropout(piece.step_in_epoch)
-        samples, failed = [], []
-        for draw in range(piece.start, piece.start + piece.size):
-            record, nth = int(self.plan.record_K[draw]), int(self.plan.nth_K[draw])
+        visits = self._visits(piece)
+        moments_BCHW = self._moments(visits)
+        samples, sound, failed = [], [], []
+        for nth, visit in enumerate(visits):
             try:
-                place = (draw - first, images)
-                samples.append(self.load(record, nth, self.buckets.sizes[piece.bucket], place, tag_dropout))
+                samples.append(self.load(visit, moments_BCHW is None))
+                sound.append(nth)
             except BadImage as error:
-                failed.append(Rejection(int(self.index.source_N[record]), self.index.paths[record], str(error)))
+                source, path = int(self.index.source_N[visit.record]), self.index.paths[visit.record]
+                failed.append(Rejection(source, path, str(error)))
         batch = collate(samples) if samples else _filler(self.buckets.sizes[piece.bucket])
-        return Loaded(piece, batch, failed)
+        if samples and moments_BCHW is not None:
+            batch = replace(batch, moments_BCHW=moments_BCHW[sound])
+        if self.known is None:
+            return Loaded(piece, batch, failed)
+        return Loaded(piece, replace(batch, read=self.known.read(batch.captions)), failed, self.known.take_notes())
+
+    def _visits(self, piece: Piece) -> list[Visit]:
+        first, images = draws_of_step(self.plan, piece.step_in_epoch)
+        tag_dropout, bucket = self._tag_dropout(piece.step_in_epoch), self.buckets.sizes[piece.bucket]
+        return [
+            self.visit(
+                int(self.plan.record_K[draw]), int(self.plan.nth_K[draw]), bucket, (draw - first, images), tag_dropout
+            )
+            for draw in range(piece.start, piece.start + piece.size)
+        ]
+
+    def _moments(self, visits: Sequence[Visit]) -> torch.Tensor | None:
+        if self.known is None or not visits:
+            return None
+        return self.known.moments([visit.record for visit in visits], [self.crop(visit) for visit in visits])
 
     def _tag_dropout(self, step_in_epoch: int) -> float:
         """Return the rate of a step: it rises over the first part of the run."""
@@ -82,17 +136,15 @@ class PieceDataset(Dataset[Loaded]):
         warmup = self.captions.tag_dropout_warmup
         return self.captions.tag_dropout * (min(done / warmup, 1.0) if warmup else 1.0)
 
-    def load(
+    def visit(
         self, record: int, nth: int, bucket: tuple[int, int], place: tuple[int, int], tag_dropout: float
-    ) -> Sample:
-        """Decode one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
-        index = self.index
-        seed = derive(self.seed, "draw", self.plan.epoch, index.key(record), nth)
-        source = int(index.source_N[record])
-        path = Path(index.roots[source]) / index.paths[record]
-        pixels_HWC, mask_HW = self._pixels(record, path)
-        pixels_CHW, crop = fit(pixels_HWC, bucket, seed, self.data.crop, float(index.flip_p_N[record]))
-        cut_HW = cut(mask_HW, crop) if mask_HW is not None else None
+    ) -> Visit:
+        """Return one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
+        index, epoch = self.index, self.plan.epoch
+        key, flip_p, source = index.key(record), float(index.flip_p_N[record]), int(index.source_N[record])
+        seed = cut_seed = derive(self.seed, "draw", epoch, key, nth)
+        if self.variants is not None:
+            cut_seed, flip_p = self.variants.seed_and_flip(key, self.variants.at(epoch, nth), flip_p)
         variants = index.captions[int(index.caption_offsets[record]) : int(index.caption_offsets[record + 1])]
         caption = draw_caption(
             variants,
@@ -102,18 +154,37 @@ class PieceDataset(Dataset[Loaded]):
             wildcards=index.wildcards,
             grammar=index.grammars[source],
         )
-        return Sample(
-            pixels_CHW, cut_HW, caption, crop, float(index.loss_scale_N[record]), seed, index.key(record), place
-        )
+        return Visit(record, seed, bucket, cut_seed, flip_p, place, caption)
+
+    def crop(self, visit: Visit) -> Crop:
+        """Return where the visited image is cut, if it still has the size that the scan found."""
+        size = int(self.index.width_N[visit.record]), int(self.index.height_N[visit.record])
+        return choose_crop(size, visit.bucket, visit.cut_seed, self.data.crop, visit.flip_p)
+
+    def load(self, visit: Visit, decoding: bool = True) -> Sample:
+        """Return a visited image cut to its bucket; without `decoding` all but its pixels. Raises BadImage."""
+        index, record = self.index, visit.record
+        path = Path(index.roots[int(index.source_N[record])]) / index.paths[record]
+        if decoding:
+            pixels_HWC, mask_HW = self._pixels(record, path)
+            pixels_CHW, crop = fit(pixels_HWC, visit.bucket, visit.cut_seed, self.data.crop, visit.flip_p)
+        else:
+            pixels_CHW, mask_HW, crop = np.zeros((3, 0, 0), np.uint8), self._mask(record), self.crop(visit)
+        cut_HW = cut(mask_HW, crop) if mask_HW is not None else None
+        loss_scale = float(index.loss_scale_N[record])
+        return Sample(pixels_CHW, cut_HW, visit.caption, crop, loss_scale, visit.seed, index.key(record), visit.place)
 
     def _pixels(self, record: int, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Return an image (HWC) and its mask (HW, of any size), None if all of it trains. Raises BadImage."""
-        data, file = self.data, self.index.masks.get(record)
-        if file is None and data.masks == "alpha":
+        data = self.data
+        if record not in self.index.masks and data.masks == "alpha":
             return decode_with_alpha(picture_at(path), data.background, data.max_megapixels)
-        root = Path(self.index.roots[int(self.index.source_N[record])])
-        mask_HW = read_mask(root / file, data.max_megapixels) if file is not None else None
+        mask_HW = self._mask(record)
         return decode(picture_at(path), data.background, data.max_megapixels), mask_HW
+
+    def _mask(self, record: int) -> NDArray[np.uint8] | None:
+        file, root = self.index.masks.get(record), Path(self.index.roots[int(self.index.source_N[record])])
+        return read_mask(root / file, self.data.max_megapixels) if file is not None else None
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -136,7 +207,7 @@ def _masks(samples: Sequence[Sample]) -> torch.Tensor | None:
     if all(sample.mask_HW is None for sample in samples):
         return None
     masks = [
-        np.full(sample.pixels_CHW.shape[1:], 255, np.uint8) if sample.mask_HW is None else sample.mask_HW
+        np.full(sample.crop.target_size, 255, np.uint8) if sample.mask_HW is None else sample.mask_HW
         for sample in samples
     ]
     return torch.from_numpy(np.stack(masks)).unsqueeze(1).float() / 255.0
@@ -157,7 +228,7 @@ def _filler(bucket: tuple[int, int]) -> Batch:
     )
 
 
-def load_pieces(dataset: PieceDataset, workers: int) -> Iterator[Loaded]:
+def load_pieces(dataset: Dataset[T], workers: int) -> Iterator[T]:
     """Yield the dataset's pieces in order, decoded by `workers` processes (0: by this one)."""
     yield from DataLoader(
         dataset,

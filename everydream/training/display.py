@@ -22,13 +22,26 @@ class Display:
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Yield a callable that shows (done, total) of something, on a terminal."""
+        """Yield a callable that shows (done, total) of something: a bar on a terminal, a line now and then in a log."""
+        started = last_log = time.monotonic()
         with Progress(
-            TextColumn(what), BarColumn(None), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
+            TextColumn(what), BarColumn(None), TextColumn("{task.completed}/{task.total}  {task.fields[rate]}"),
+            TimeRemainingColumn(),
             console=self.console, transient=True, disable=not (self._enabled and self.console.is_terminal),
         ) as bar:  # fmt: skip
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(what, total=None, rate="")
+
+            def show(done: int, total: int) -> None:
+                nonlocal last_log
+                now = time.monotonic()
+                rate = done / max(now - started, 1e-9)
+                bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+                if self._enabled and not self.console.is_terminal and now - last_log > _LOG_EVERY_S:
+                    last_log = now
+                    left = time.strftime("%H:%M:%S", time.gmtime((total - done) / max(rate, 1e-9)))
+                    self.say(f"{what} {done}/{total}  {rate:.1f}/s  left {left}")
+
+            yield show
 
     @contextmanager
     def training(self, total_steps: int, done_steps: int, epochs: int) -> Iterator[None]:

@@ -45,6 +45,14 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precisi
     networks_memory.set_attention(denoisers, use.attention, device)
 
 
+def leave_device(family: Family, parts: Sequence[str], use: Memory, device: torch.device) -> None:
+    """Keep frozen networks off the device from now on, but for their calls: caches have what they were needed for."""
+    already = parts_away(family, use)
+    for name in parts:
+        if name not in already:
+            networks_memory.keep_off_device(family.modules()[name], device, DTYPES[use.frozen])
+
+
 def parts_away(family: Family, use: Memory) -> list[str]:
     """Return the networks that come to the device for their calls only, once it is known what trains.
 

@@ -25,7 +25,8 @@ def moments(vae: Any, pixels_BCHW: torch.Tensor, hidden_B1HW: torch.Tensor | Non
         images = images * (hidden_B1HW < 0.5)
     with torch.no_grad(), _wide_enough(images):
         found: torch.Tensor = vae.encode(images).latent_dist.parameters
-    return found.float()
+    # The layout is part of how a denoiser rounds: the same whether it comes from here or from a cache.
+    return found.float().contiguous()
 
 
 def encode(
