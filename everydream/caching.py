@@ -98,6 +98,11 @@ class Caches:
         """Return the networks that are not needed for training any more, since all that they make is there."""
         return [name for part in self._parts() if self.store.has(part.keys).all() for name in part.networks]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that the run needs is there."""
+        return all(self.store.has(part.keys).all() for part in self._parts())
+
     def describe(self) -> str:
         """Return what is there of what is needed."""
         counts = [f"{part.name} {int(self.store.has(part.keys).sum())} of {len(part.keys)}" for part in self._parts()]

@@ -12,6 +12,7 @@ import typer
 from everydream import __version__
 from everydream.errors import ConfigError
 from everydream.told import told
+from everydream.tools.cache.cli import cache_app
 from everydream.tools.captioning.cli import caption_app
 from everydream.tools.concept.cli import concept
 from everydream.tools.evaluate.cli import evaluate
@@ -39,6 +40,7 @@ app.command()(concept)
 app.command("import")(import_settings)
 app.command()(prep)
 app.add_typer(caption_app, name="caption")
+app.add_typer(cache_app, name="cache")
 app.command()(convert)
 app.command()(prune)
 app.command()(merge)

@@ -7,7 +7,7 @@ was found while training is marked by an empty file beside it, and goes when the
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,22 +164,42 @@ class Store:
         excess = self.taken_bytes + needed_bytes - max_bytes
         if excess - sum(shard.bytes for shard in free) > 0:
             return False  # nothing is given up for nothing
+        gone = []
         for shard in sorted(free, key=lambda shard: last_used(shard.path)):
             if excess <= 0:
                 break
-            _remove(shard.path)
+            gone.append(shard)
             excess -= shard.bytes
-        self.look()
+        self.remove(gone)
         return True
+
+    def remove(self, shards: list[Shard]) -> None:
+        """Remove shards; a process that reads them at the moment goes on without, as if they had never been."""
+        for shard in shards:
+            _remove(shard.path)
+        self.look()
+
+    def redundant(self) -> list[Shard]:
+        """Return the shards that hold nothing which no other holds: two processes made the same at once."""
+        held, found = self._rows["key"][:0], []
+        for shard in self.shards:
+            if np.isin(shard.rows["key"], held).all():
+                found.append(shard)
+            held = np.union1d(held, shard.rows["key"])
+        return found
 
     def _holding(self, keys: Keys) -> list[Shard]:
         rows = self._rows[np.isin(self._rows["key"], keys)]
         return [self.shards[number] for number in np.unique(rows["shard"]).tolist()]
 
-    def verify(self) -> dict[Path, str]:
-        """Read every entry of every shard, and return what is damaged, named by its first bad entry."""
+    def verify(self, progress: Callable[[int], None] = lambda done: None) -> dict[Path, str]:
+        """Read every entry of every shard, and return what is damaged, named by its first bad entry.
+
+        `progress` is called with the number of shards that are done.
+        """
         found = dict(self.damaged)
-        for shard in self.shards:
+        for done, shard in enumerate(self.shards):
+            progress(done)
             try:
                 for place in read_header(shard.path).places:
                     key = place.key.hex()

@@ -1,0 +1,1 @@
+"""`everydream cache`: fill, verify, size, gc."""
