@@ -71,7 +71,8 @@ def _remembered(folder: Path) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for path in folder.glob(f"{_PREFIX}*.npz"):
         try:
-            with np.load(path, allow_pickle=False) as saved:  # a zip, which has checksums of its own
+            # A zip, which has checksums of its own; opened here, for numpy leaves a damaged one open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 stamps, hashes = saved["stamps"].tobytes(), saved["hashes"].tobytes()
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)
