@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from everydream.caches.checks import cache_problems
+from everydream.caches.checks import cache_problems, training_text_problems
 from everydream.caches.settings import CacheSettings
 from everydream.data.excluding import ENDING
 from everydream.data.pairing import source_problems
@@ -223,7 +223,8 @@ def _cross_checks(config: RunConfig) -> list[str]:
     if config.timesteps.stratified and config.train.batch_size * config.train.gradient_accumulation == 1:
         problems.append("timesteps.stratified: has no effect with one image a step; there is nothing to spread.")
     problems += cache_problems(config.cache, config.data, config.captions)
-    problems += text_cache_problems(config)
+    texts = {name: getattr(config, name) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")}
+    problems += training_text_problems(config.cache, config.method, texts)
     problems += monitor_problems(
         config.data.sources, config.preservation, config.validation, config.control, config.stop,
         config.checkpoints.keep_best, config.checkpoints.formats,
@@ -233,23 +234,6 @@ def _cross_checks(config: RunConfig) -> list[str]:
             'trackers: wandb is not installed; pip install -c constraints.txt -e ".[wandb]", or take it out.'
         )
     return problems
-
-
-def text_cache_problems(config: RunConfig) -> list[str]:
-    """Return what trains of the text encoders although their outputs are to be kept."""
-    if not config.cache.text:
-        return []
-    if config.method == "textual_inversion":
-        return ["cache.text: method: textual_inversion trains what the text encoders read. Set cache.text: false."]
-    if config.method not in USUAL_RATES:
-        return []
-    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    training = [name for name in names if (section := getattr(config, name)) is not None and section.train]
-    return [
-        f"cache.text: {name}.train: true changes at each step what would be kept. Set {name}.train: false, or "
-        "cache.text: false."
-        for name in training
-    ]
 
 
 def _class_checks(config: RunConfig) -> list[str]:

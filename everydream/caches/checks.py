@@ -1,6 +1,6 @@
 """What would silently stay as it was first drawn, although the user asked for it to vary: refused, with a way out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from everydream.caches.needed import captions_of
 from everydream.caches.settings import CacheSettings
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.errors import ConfigError
+from everydream.methods.settings import USUAL_RATES, TextEncoderSettings
 from everydream.types import Index
 
 
@@ -40,6 +41,22 @@ def _text_problems(cache: CacheSettings, captions: CaptionSettings) -> Iterator[
                 f"cache.text: captions.{name} makes another caption at each visit, too many to keep. Take it out, or "
                 "set cache.text: false. (captions.dropout goes with it: it needs the empty caption alone.)"
             )
+
+
+def training_text_problems(
+    cache: CacheSettings, method: str, texts: Mapping[str, TextEncoderSettings | None]
+) -> list[str]:
+    """Return what trains of the text encoders although their outputs are to be kept."""
+    if not cache.text:
+        return []
+    if method == "textual_inversion":
+        return ["cache.text: method: textual_inversion trains what the text encoders read. Set cache.text: false."]
+    return [
+        f"cache.text: {name}.train: true changes at each step what would be kept. Set {name}.train: false, or "
+        "cache.text: false."
+        for name, section in texts.items()
+        if method in USUAL_RATES and section is not None and section.train
+    ]
 
 
 def require_variety(index: Index, cache: CacheSettings, data: DataSettings) -> None:
