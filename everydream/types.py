@@ -4,14 +4,18 @@ Shape suffixes, here and everywhere: B batch, C channels, H height, W width, L t
 embedding; `t_B` is a timestep per image. N counts records of the index, K draws of an epoch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
+
+if TYPE_CHECKING:
+    # The scan's processes know these values and no tensor, and torch takes seconds and 200 MB.
+    import torch
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Rejection:
 class Index:
     """All usable images as columns; row i of every column is record i.
 
+    Texts are `data.strings.Strings` where there are many, so that no image is a Python object.
     Rows are sorted by source, then by relative path. Folder settings are already resolved: each
     column holds the value that counts (sidecar > local > nearest global > source > defaults).
     """
@@ -184,9 +189,13 @@ class Batch:
 
     def mask_for(self, latent_hw: tuple[int, int]) -> torch.Tensor | None:
         """Return the masks at the size of the latents: the share of each latent's pixels that they cover."""
-        return None if self.mask_B1HW is None else functional.adaptive_avg_pool2d(self.mask_B1HW, latent_hw)
+        if self.mask_B1HW is None:
+            return None
+        from torch.nn import functional  # noqa: PLC0415 - see above
 
-    def part(self, first: int, last: int) -> "Batch":
+        return functional.adaptive_avg_pool2d(self.mask_B1HW, latent_hw)
+
+    def part(self, first: int, last: int) -> Batch:
         """Return the images from `first` up to `last`."""
         some = slice(first, last)
         return Batch(
@@ -197,7 +206,7 @@ class Batch:
             None if self.read is None else self.read.part(some),
         )  # fmt: skip
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`."""
         return replace(
             self,

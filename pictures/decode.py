@@ -123,7 +123,7 @@ def opened(
 ) -> Iterator[Image.Image]:
     """Open an image of acceptable size; whatever Pillow raises, now or inside the block, is `BadImage`."""
     try:
-        with _pillow_left_to_us(), Image.open(source, formats=formats or _formats()) as image:
+        with pillow_left_to_us(), Image.open(source, formats=formats or _formats()) as image:
             _check_size(image.size, max_megapixels)
             yield image
     except BadImage:
@@ -155,7 +155,7 @@ def _check_size(size: tuple[int, int], max_megapixels: float | None) -> None:
 
 
 class _Shared:
-    """How many threads are inside `_pillow_left_to_us`, and what it has to put back."""
+    """How many threads are inside `pillow_left_to_us`, and what it has to put back."""
 
     lock = threading.Lock()
     depth = 0
@@ -163,10 +163,10 @@ class _Shared:
 
 
 @contextlib.contextmanager
-def _pillow_left_to_us() -> Iterator[None]:
+def pillow_left_to_us() -> Iterator[None]:
     """Silence Pillow's warnings about odd files and switch off its pixel limit, which `max_megapixels` replaces.
 
-    Both are process-wide, and the scan decodes in threads: the first to enter changes them, the last restores them.
+    Who opens many images enters it once around them all, which is quicker. Both are process-wide, and the scan decodes in threads: the first to enter changes them, the last restores them.
     """
     with _Shared.lock:
         if _Shared.depth == 0:

@@ -2,8 +2,7 @@
 
     path + size + date -> Look (hash, tiny picture, digest) and a JPEG for pages
 
-One SQLite file in the user's cache folder, never beside images. A file that changed is looked at again; a cache that
-is broken is thrown away, and one that cannot be written is done without: both are said, and neither ends a command.
+One SQLite file in the user's cache folder (`data.base`), never beside images. A file that changed is looked at again.
 """
 
 import hashlib
@@ -12,14 +11,13 @@ import multiprocessing
 import os
 import signal
 import sqlite3
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from everydream.data.base import Base, cache_folder
 from everydream.data.looking import SIDE, Look, look_at_all
 from everydream.data.shards import shard_of
 
@@ -39,13 +37,7 @@ CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value TEXT);
 _FEW = 150
 """Up to this many images are looked at by this process: starting others takes longer."""
 _PORTION = 24
-_WAIT_S = 30.0
 _SIGN = 1 << 63
-
-
-def cache_folder() -> Path:
-    """Return where caches are: `$XDG_CACHE_HOME/everydream`, by default ~/.cache/everydream."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everydream"
 
 
 class Wanted(NamedTuple):
@@ -60,9 +52,7 @@ class Looks:
     """The cache, open. Two processes may have it open at once."""
 
     def __init__(self, folder: Path | None = None, say: Callable[[str], None] | None = None) -> None:
-        self._say = say or (lambda line: print(line, file=sys.stderr))
-        self._file = (folder or cache_folder()) / FILE
-        self._base = self._opened()
+        self._base = Base((folder or cache_folder()) / FILE, _TABLES, "what is seen of the images", say)
 
     def __enter__(self) -> "Looks":
         return self
@@ -78,7 +68,7 @@ class Looks:
         `background` (#rrggbb) is the colour under transparent images.
         """
         wanted = [_as_it_is(path, background) for path in paths]
-        found = self._try(lambda: {item: self._known(item) for item in wanted})
+        found = self._base.run(lambda base: {item: _known(base, item) for item in wanted})
         missing = list(dict.fromkeys(item for item in wanted if item.stamp and found.get(item) is None))
         done = len(paths) - len(missing)
         for items, seen in _looked_at(missing, background):
@@ -93,7 +83,7 @@ class Looks:
     def page(self, path: Path) -> bytes | None:
         """Return the JPEG of a file that was seen, None if there is none."""
         key = (os.fsencode(path.absolute()),)
-        row = self._try(lambda: self._base.execute("SELECT jpeg FROM pages WHERE path = ?", key).fetchone())
+        row = self._base.run(lambda base: base.execute("SELECT jpeg FROM pages WHERE path = ?", key).fetchone())
         return bytes(row[0]) if row else None
 
     def remembered(self, what: str, of: Iterable[bytes], make: Callable[[], T]) -> T:
@@ -105,29 +95,19 @@ class Looks:
         for part in of:
             digest.update(len(part).to_bytes(8, "little") + part)
         key = digest.digest()
-        row = self._try(lambda: self._base.execute("SELECT value FROM found WHERE key = ?", (key,)).fetchone())
+        row = self._base.run(lambda base: base.execute("SELECT value FROM found WHERE key = ?", (key,)).fetchone())
         if row is not None:
             kept: T = json.loads(row[0])
             return kept
         value = make()
         text = json.dumps(value)
 
-        def write() -> None:
-            with self._base:
-                self._base.execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (key, text))
+        def write(base: sqlite3.Connection) -> None:
+            with base:
+                base.execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (key, text))
 
-        self._try(write)
+        self._base.run(write)
         return value
-
-    def _known(self, item: Wanted) -> Look | None:
-        row = self._base.execute(
-            "SELECT width, height, digest, hash, mirrored, small FROM looks WHERE path = ? AND stamp = ?",
-            (os.fsencode(item.path), item.stamp),
-        ).fetchone()
-        if row is None:
-            return None
-        width, height, digest, hash_, mirrored, small = row
-        return Look(width, height, digest, hash_ + _SIGN, mirrored + _SIGN, small)
 
     def _keep(self, rows: Sequence[tuple[Wanted, Look, bytes]]) -> None:
         # SQLite's integers are signed.
@@ -137,50 +117,23 @@ class Looks:
         ]  # fmt: skip
         pages = [(os.fsencode(item.path), item.stamp, page) for item, _, page in rows]
 
-        def write() -> None:
-            with self._base:
-                self._base.executemany("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", looks)
-                self._base.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?)", pages)
+        def write(base: sqlite3.Connection) -> None:
+            with base:
+                base.executemany("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", looks)
+                base.executemany("INSERT OR REPLACE INTO pages VALUES (?, ?, ?)", pages)
 
-        self._try(write)
-
-    def _try(self, act: Callable[[], T]) -> T:
-        """Return what `act` returns, if need be with a new file, and if that fails too with a base in memory."""
-        for _ in range(2):
-            try:
-                return act()
-            except sqlite3.Error as error:
-                self._base.close()
-                self._base = self._instead(error)
-        return act()
-
-    def _opened(self) -> sqlite3.Connection:
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            return _connect(str(self._file))
-        except (OSError, sqlite3.Error) as error:
-            return self._instead(error)
-
-    def _instead(self, error: Exception) -> sqlite3.Connection:
-        """Return another base after an error: an empty file where the old one is no database, else memory."""
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            with suppress(OSError, sqlite3.Error):
-                self._file.unlink()
-                fresh = _connect(str(self._file))
-                self._say(f"{self._file} was damaged ({error}) and was thrown away: all images are looked at again.")
-                return fresh
-        self._say(f"{self._file} cannot be used ({error}): what is seen of the images is not kept for the next time.")
-        return _connect(":memory:")
+        self._base.run(write)
 
 
-def _connect(file: str) -> sqlite3.Connection:
-    base = sqlite3.connect(file, timeout=_WAIT_S)
-    try:
-        base.executescript(_TABLES)
-    except sqlite3.Error:
-        base.close()
-        raise
-    return base
+def _known(base: sqlite3.Connection, item: Wanted) -> Look | None:
+    row = base.execute(
+        "SELECT width, height, digest, hash, mirrored, small FROM looks WHERE path = ? AND stamp = ?",
+        (os.fsencode(item.path), item.stamp),
+    ).fetchone()
+    if row is None:
+        return None
+    width, height, digest, hash_, mirrored, small = row
+    return Look(width, height, digest, hash_ + _SIGN, mirrored + _SIGN, small)
 
 
 def _as_it_is(path: Path, background: str) -> Wanted:

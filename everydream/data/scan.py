@@ -1,53 +1,33 @@
 """The scan: every image is looked at once, before anything is trained, and becomes a record or a rejection.
 
-    list files -> captions and folder settings (text only) -> headers or pixels (threads) -> columns
+    list files -> portions -> known from the last scan? -> captions, headers or pixels (processes) -> columns
 
 No bad file ends the scan; only a source that is not there does, and `require_usable` if nothing is left. Nothing is
-ever written beside the user's images.
+ever written beside the user's images. What was found is kept in the user's cache (`data.kept`) as it is found, so the
+next scan opens what changed, and a scan that was killed goes on. What is not noticed is a change that leaves a file's
+size and both its dates as they were: a fault of the disk, or on Windows, where the second date is that of creation, a
+program that writes as many bytes and sets the old date.
 """
 
-import hashlib
-import os
-import posixpath
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from everydream.data.excluding import parted, read_excluded
+from everydream.data.checking import decodes_all
+from everydream.data.columns import Gathering, pack
+from everydream.data.excluding import read_excluded
+from everydream.data.kept import Kept
 from everydream.data.kohya import parse_folder
-from everydream.data.masks import require_opacity, require_sound_mask
 from everydream.data.pairing import unique_names
+from everydream.data.portions import Portion, Task, portions_of
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
-from everydream.data.shards import open_binary, picture_at
-from everydream.data.sources import (
-    REMOVED,
-    Candidate,
-    has_grammar,
-    list_source,
-    show,
-    source_problem,
-    source_root,
-)
+from everydream.data.sources import REMOVED, source_problem
+from everydream.data.surveying import Engine, surveyed
 from everydream.data.texts import BadText
 from everydream.errors import DataError
 from everydream.types import Index, Rejection
-from pictures.decode import BadImage, Probe, decode, probe, promised_formats
 
-AUTO_FULL_IMAGES = 2000
-"""Up to this many images `check: auto` decodes all of them: about a minute on a few cores."""
-
-_BLOCK_BYTES = 4096
-_MAX_THREADS = 8
-_HEADERS_AT_ONCE = 64
-_ALONE_PIXELS = 30e6
-"""Images from this size on are decoded one at a time, so that threads do not multiply their memory."""
 _MAX_LISTED = 20
 _NEARLY_ALL = 0.9
 _FEW_IMAGES = 5
@@ -55,34 +35,52 @@ OWN_CAPTIONS = ("everydream", "manifest")
 """Caption rules that expect a caption for each image, not one for a whole folder."""
 
 
-class Record(NamedTuple):
-    """A usable image."""
-
-    candidate: Candidate
-    width: int
-    height: int
-    mask: str
-    digest: int
-    warnings: list[str]
-
-    @property
-    def source(self) -> int:
-        """The number of its source."""
-        return self.candidate.source
-
-    @property
-    def path(self) -> str:
-        """Relative to the source's folder."""
-        return self.candidate.path
-
-
-def scan(data: DataSettings, captions: CaptionSettings, progress: Callable[[int, int], None] | None = None) -> Index:
+def scan(
+    data: DataSettings,
+    captions: CaptionSettings,
+    progress: Callable[[int, int], None] | None = None,
+    engine: Engine | None = None,
+) -> Index:
     """Look at every image of every source; `DataError` names all sources that cannot be read.
 
-    `progress` is called with (done, total) after each image.
+    `progress` is called with (done, total) as images are done; `engine` opens them, by default this machine.
     """
-    wanted = parted(list_images(data, captions), unique_names(data.sources), read_excluded(data.exclude))
-    return to_index(data, captions, check_images(wanted.kept, data, progress), wanted.off, wanted.unknown)
+    gathering = Gathering(unique_names(data.sources), read_excluded(data.exclude))
+    tasks = {n: Task(n, source, captions, data) for n, source in enumerate(data.sources) if not _to_be_made(source)}
+    portions = []
+    for item in listed(tasks):
+        if isinstance(item, Portion):
+            portions.append(item)
+        else:
+            gathering.add(item.source, pack([item]))
+    done, total = 0, sum(portion.images for portion in portions)
+    tasks = {number: replace(task, full=decodes_all(data, total)) for number, task in tasks.items()}
+    with Kept() as kept:
+        for portion, chunk in surveyed(tasks, portions, kept, engine):
+            gathering.add(portion.source, chunk)
+            done += portion.images
+            if progress is not None:
+                progress(done, total)
+    return gathering.index(data, captions)
+
+
+def listed(tasks: Mapping[int, Task]) -> Iterator[Portion | Rejection]:
+    """Yield the portions of every source, and what is known to be no image; `DataError` as `scan`."""
+    problems = []
+    for number, task in tasks.items():
+        problem = source_problem(task.source)
+        try:
+            yield from [] if problem else portions_of(task)
+        except BadText as error:
+            problem = str(error)
+        problems += [f"data.sources.{number}: {problem}"] if problem else []
+    if problems:
+        raise DataError("Sources that cannot be read:\n  " + "\n  ".join(problems))
+
+
+def _to_be_made(source: SourceSettings) -> bool:
+    """Tell whether a source's folder is still to be made, of class images."""
+    return source.path is None or (source.generate is not None and not Path(source.path).exists())
 
 
 def require_usable(index: Index, strict: bool = False) -> None:
@@ -142,171 +140,3 @@ def _like_kohyas(index: Index, sources: Sequence[SourceSettings]) -> set[int]:
     }
     mine = {n for n, source in enumerate(sources) if source.caption_rule == "everydream"}
     return (mine & set(index.source_N.tolist())) - others
-
-
-# Looking at the images
-
-
-def list_images(data: DataSettings, captions: CaptionSettings) -> list[Candidate | Rejection]:
-    """Return every image of every source, not opened yet; `DataError` names all sources that cannot be read."""
-    problems: list[str] = []
-    found: list[Candidate | Rejection] = []
-    for number, source in enumerate(data.sources):
-        if source.path is None or (source.generate is not None and not Path(source.path).exists()):
-            continue  # class images that are still to be made
-        problem = source_problem(source)
-        try:
-            found += [] if problem else list_source(number, source, captions, data.flip_p)
-        except BadText as error:
-            problem = str(error)
-        problems += [f"data.sources.{number}: {problem}"] if problem else []
-    if problems:
-        raise DataError("Sources that cannot be read:\n  " + "\n  ".join(problems))
-    return found
-
-
-def check_images(
-    found: Sequence[Candidate | Rejection], data: DataSettings, progress: Callable[[int, int], None] | None = None
-) -> list[Record | Rejection]:
-    """Open what was listed, headers or pixels as `data.check` says; rejections come first and stay as they are."""
-    candidates = [item for item in found if isinstance(item, Candidate)]
-    rejected = [item for item in found if isinstance(item, Rejection)]
-    return [*rejected, *_check_all(candidates, data, progress)]
-
-
-def _check_all(
-    candidates: Sequence[Candidate], data: DataSettings, progress: Callable[[int, int], None] | None
-) -> Iterator[Record | Rejection]:
-    full = data.check == "full" or (data.check == "auto" and len(candidates) <= AUTO_FULL_IMAGES)
-    alone = threading.Lock()
-    # Threads, not processes: Pillow releases the interpreter lock while it decodes, and headers are mostly waiting.
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        # A header is read sooner than a thread is told of it.
-        some = 1 if full else _HEADERS_AT_ONCE
-        portions = [candidates[start : start + some] for start in range(0, len(candidates), some)]
-        results = pool.map(lambda portion: [_check(candidate, data, full, alone) for candidate in portion], portions)
-        for done, result in enumerate(chain.from_iterable(results), 1):
-            yield result
-            if progress is not None:
-                progress(done, len(candidates))
-
-
-def _check(candidate: Candidate, data: DataSettings, full: bool, alone: threading.Lock) -> Record | Rejection:
-    try:
-        found = probe(picture_at(candidate.file), data.max_megapixels)
-        if full:
-            with alone if found.width * found.height >= _ALONE_PIXELS else nullcontext():
-                shape = decode(picture_at(candidate.file), data.background, data.max_megapixels).shape
-                if data.masks == "alpha" and not candidate.mask:
-                    require_opacity(candidate.file, data.max_megapixels)
-            if shape[:2] != (found.height, found.width):
-                raise BadImage(f"damaged: its header says {found.width} x {found.height}, "
-                               f"its pixels are {shape[1]} x {shape[0]}")  # fmt: skip
-        mask = candidate.mask if data.masks != "none" else ""
-        if mask:
-            require_sound_mask(candidate.file.parent / posixpath.basename(mask), found, data.max_megapixels, full)
-        digest = _digest(candidate, found, mask)
-    except BadImage as error:
-        return Rejection(candidate.source, show(candidate.path), str(error))
-    except OSError as error:
-        return Rejection(candidate.source, show(candidate.path), f"cannot be read: {error.strerror or error}")
-    return Record(
-        candidate, found.width, found.height, mask, digest, [*candidate.warnings, *_file_warnings(candidate, found)]
-    )
-
-
-def _file_warnings(candidate: Candidate, found: Probe) -> Iterator[str]:
-    suffix = candidate.file.suffix.lower()
-    promised = promised_formats(suffix)
-    if promised and found.format not in promised:
-        yield f"content is {found.format}, its name says {suffix[1:]}"
-    if found.has_more_frames:
-        yield "has several frames or pages; only the first is used"
-
-
-def _digest(candidate: Candidate, found: Probe, mask: str) -> int:
-    """Hash what matters for training; of the content three blocks, so that a scan need not read every byte."""
-    digest = hashlib.blake2b(digest_size=8)
-    size, blocks = _sampled_content(candidate.file)
-    *resolved, group = vars(candidate.resolved).values()
-    facts = (candidate.path, found.width, found.height, candidate.captions, tuple(resolved), size)
-    # Apart, and only where they are used: digests without them are those of older checkpoints.
-    newer = [ascii((group, candidate.grammar)).encode()] if group or candidate.grammar else []
-    if mask:
-        mask_size, mask_blocks = _sampled_content(candidate.file.parent / posixpath.basename(mask))
-        newer += [ascii(("mask", mask_size)).encode(), *mask_blocks]
-    for part in (ascii(facts).encode(), *blocks, *newer):
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return int.from_bytes(digest.digest(), "little")
-
-
-def _sampled_content(path: Path) -> tuple[int, list[bytes]]:
-    with open_binary(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        blocks = []
-        for start in (0, size // 2, max(0, size - _BLOCK_BYTES)):
-            file.seek(start)
-            blocks.append(file.read(_BLOCK_BYTES))
-    return size, blocks
-
-
-# Columns
-
-
-def to_index(
-    data: DataSettings,
-    captions: CaptionSettings,
-    found: Sequence[Record | Rejection],
-    switched_off: Sequence[str] = (),
-    unknown_off: Sequence[str] = (),
-) -> Index:
-    """Arrange what was found as columns."""
-    sources = data.sources
-    records = [item for item in found if isinstance(item, Record)]
-    rejected = [item for item in found if isinstance(item, Rejection)]
-    candidates = [record.candidate for record in records]
-    resolved = [candidate.resolved for candidate in candidates]
-    batch_ids = ["", *sorted({item.batch_id for item in resolved} - {""})]
-    number_of = {batch_id: number for number, batch_id in enumerate(batch_ids)}
-    counts = [0, *(len(candidate.captions) for candidate in candidates)]
-    warnings = {number: record.warnings for number, record in enumerate(records) if record.warnings}
-    for number, lines in _group_warnings(candidates):
-        warnings.setdefault(number, []).extend(lines)
-    return Index(
-        roots=[str(source_root(source)) if source.path is not None else "" for source in sources],
-        names=unique_names(sources),
-        source_N=np.array([candidate.source for candidate in candidates], np.int16),
-        paths=[candidate.path for candidate in candidates],
-        width_N=np.array([record.width for record in records], np.int32),
-        height_N=np.array([record.height for record in records], np.int32),
-        captions=[text for candidate in candidates for text in candidate.captions],
-        caption_offsets=np.cumsum(np.array(counts, np.int64)),
-        repeats_N=np.array([item.repeats for item in resolved], np.float64),
-        dropout_N=np.array([item.dropout for item in resolved], np.float64),
-        flip_p_N=np.array([item.flip_p for item in resolved], np.float64),
-        loss_scale_N=np.array([item.loss_scale for item in resolved], np.float64),
-        shuffle_tags_N=np.array([item.shuffle_tags for item in resolved], np.bool_),
-        keep_tags_N=np.array([item.keep_tags for item in resolved], np.int32),
-        batch_id_N=np.array([number_of[item.batch_id] for item in resolved], np.int32),
-        batch_ids=batch_ids,
-        digest_N=np.array([record.digest for record in records], np.uint64),
-        masks={number: record.mask for number, record in enumerate(records) if record.mask},
-        groups={number: item.group for number, item in enumerate(resolved) if item.group},
-        wildcards=captions.wildcards,
-        grammars=[has_grammar(source) for source in sources],
-        warnings=warnings,
-        rejected=sorted(rejected, key=lambda item: (item.source, item.path)),
-        switched_off=switched_off,
-        unknown_off=unknown_off,
-    )
-
-
-def _group_warnings(candidates: Sequence[Candidate]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records whose repeats are not those of their group, which the group's first image decides."""
-    first_of: dict[tuple[int, str], Candidate] = {}
-    for number, candidate in enumerate(candidates):
-        group, repeats = candidate.resolved.group, candidate.resolved.repeats
-        first = first_of.setdefault((candidate.source, group), candidate) if group else candidate
-        if repeats != (used := first.resolved.repeats):
-            line = f'repeats {repeats:g} is not used: its group "{group}" is drawn as often as its first image, '
-            yield number, [f"{line}{first.path}, which has {used:g}"]

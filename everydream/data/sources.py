@@ -5,13 +5,12 @@ Reads directories, sidecars, setting files and manifests, never an image.
 
 import os
 import posixpath
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from everydream.data.captions import Caption, Siblings, index_siblings, lint, read_caption
-from everydream.data.folders import FolderSettings, Resolved, resolve
+from everydream.data.folders import FolderSettings, Resolved, Values, resolve
 from everydream.data.joepenna import joepenna_caption
 from everydream.data.kohya import kohya_caption
 from everydream.data.manifests import SUFFIXES, Row, read_manifest
@@ -20,8 +19,9 @@ from everydream.data.masks import masks_among
 from everydream.data.pairing import MARKER
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.shards import SUFFIX as SHARD
-from everydream.data.shards import list_shard, shard_of
+from everydream.data.shards import shard_of
 from everydream.data.texts import BadText, normalise
+from everydream.data.walking import show, walk
 from everydream.types import Rejection
 from pictures.decode import image_extensions
 
@@ -41,14 +41,6 @@ class Candidate:
     """Whether the captions are written in kohya's grammar."""
     mask: str = ""
     """Path of its mask, as `path`; "" if it has none."""
-
-
-class Folder(NamedTuple):
-    """One folder of a source: its path relative to the root ("" is the root) and its visible files."""
-
-    path: str
-    files: list[str]
-    problem: str = ""
 
 
 REMOVED = "multiply is 0 in "
@@ -85,6 +77,14 @@ def source_problem(source: SourceSettings) -> str | None:
     return None if os.access(path, os.R_OK | os.X_OK) else f"{source.path}: no permission to list it"
 
 
+def settings_folder(root: Path, path: str) -> str:
+    """Return the folder whose settings count for an image: its own, or that of the shard it lies in."""
+    folder = posixpath.dirname(path)
+    if SHARD in folder.lower() and (shard := shard_of(root / path)) is not None:
+        folder = shard.parent.relative_to(root).as_posix().removeprefix(".")
+    return folder
+
+
 def has_grammar(source: SourceSettings) -> bool:
     """Tell whether a source's captions are written in kohya's grammar."""
     return source.caption_rule == "kohya"
@@ -98,7 +98,7 @@ def list_source(
     Of a folder, `only` the images of these paths, if they are given. `BadText` if the source is a manifest that cannot
     be read as a whole.
     """
-    lister = _Lister(number, source, captions, flip_p)
+    lister = Lister(number, source, captions, flip_p)
     listed = lister.manifest() if source.caption_rule == "manifest" else lister.folders(only)
     found = sorted(listed, key=lambda item: item.path)
     # Of made class images only as many as are asked for: another run may have wanted more in the same folder.
@@ -106,85 +106,53 @@ def list_source(
     return found[: source.generate] if is_made else found
 
 
-def walk(root: Path) -> Iterator[Folder]:
-    """Yield the folders of a tree, hidden names left out; links are followed unless they lead back up."""
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        path, above = pending.pop()
-        try:
-            stat = (root / path).stat()
-            with os.scandir(root / path) as listing:
-                entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
-        except OSError as error:
-            yield Folder(path, [], f"the folder cannot be listed: {error.strerror or error}")
-            continue
-        identity = (stat.st_dev, stat.st_ino)
-        if identity in above:
-            continue
-        folders = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112 - never raises
-        pending += [(posixpath.join(path, name), above | {identity}) for name in reversed(folders)]
-        files = [entry.name for entry in entries if _is_file(entry)]
-        yield Folder(path, files)
-        for name in files:
-            if name.lower().endswith(SHARD):
-                yield from _inside_shard(root, posixpath.join(path, name))
+class Lister:
+    """What the images of one source have in common; `values` says which settings count in a folder of it."""
 
-
-def _inside_shard(root: Path, path: str) -> Iterator[Folder]:
-    """Yield the folders of a tar shard; mostly there is one."""
-    try:
-        names = list_shard(root / path)
-    except OSError as error:
-        yield Folder(path, [], f"the shard cannot be read: {error.strerror or error}")
-        return
-    by_folder: dict[str, list[str]] = {}
-    for name in names:
-        folder, file = posixpath.split(name)
-        if not file.startswith("."):
-            by_folder.setdefault(posixpath.join(path, folder) if folder else path, []).append(file)
-    yield from (Folder(folder, sorted(files)) for folder, files in sorted(by_folder.items()))
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Regular files, and dangling links, which are to be reported; not pipes, on which reading would wait forever."""
-    return os.path.isfile(entry.path) or not os.path.exists(entry.path)  # noqa: PTH110, PTH113 - never raise
-
-
-def show(path: str) -> str:
-    """Return a path that can be printed and encoded, whatever bytes the file system gave."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-class _Lister:
-    """What the images of one source have in common."""
-
-    def __init__(self, number: int, source: SourceSettings, captions: CaptionSettings, flip_p: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        source: SourceSettings,
+        captions: CaptionSettings,
+        flip_p: float,
+        values: Callable[[str], Values] | None = None,
+    ) -> None:
         self._number = number
         self._source = source
         self._captions = captions
         self._flip_p = flip_p
         self._root = source_root(source)
-        self._settings = FolderSettings(self._root)
+        self._values = FolderSettings(self._root).values if values is None else values
+        self._plain = self._resolved({})
+
+    def _resolved(self, values: Values) -> Resolved:
+        return resolve(values, self._source, self._captions, self._flip_p)
 
     def folders(self, only: Container[str] | None) -> Iterator[Candidate | Rejection]:
         """List a source that is a folder."""
-        extensions = image_extensions()
         for folder in walk(self._root):
             if folder.problem:
                 yield Rejection(self._number, show(folder.path) or ".", folder.problem)
-            siblings, masks = index_siblings(folder.files), masks_among(folder.files)
-            are_masks = set(masks.values())
-            for name in folder.files:
-                stem, extension = os.path.splitext(name)  # noqa: PTH122 - pathlib is slow on 10**6 names
-                if name.lower().endswith(MASK) and name not in are_masks:
-                    reason = "named as a mask is, and there is no image that it belongs to"
-                    yield Rejection(self._number, show(posixpath.join(folder.path, name)), reason)
-                elif (
-                    extension.lower() in extensions and name not in are_masks
-                    and (only is None or posixpath.join(folder.path, name) in only)
-                ):  # fmt: skip
-                    mask = posixpath.join(folder.path, masks[stem]) if stem in masks else ""
-                    yield self._image(posixpath.join(folder.path, name), siblings, mask)
+            yield from self.files(folder.path, folder.files, only)
+
+    def files(
+        self, folder: str, files: Sequence[str], only: Container[str] | None = None
+    ) -> Iterator[Candidate | Rejection]:
+        """List the images among some files of a folder; what belongs to an image must be among them."""
+        extensions = image_extensions()
+        siblings, masks = index_siblings(files), masks_among(files)
+        are_masks = set(masks.values())
+        for name in files:
+            stem, extension = os.path.splitext(name)  # noqa: PTH122 - pathlib is slow on 10**6 names
+            if name.lower().endswith(MASK) and name not in are_masks:
+                reason = "named as a mask is, and there is no image that it belongs to"
+                yield Rejection(self._number, show(posixpath.join(folder, name)), reason)
+            elif (
+                extension.lower() in extensions and name not in are_masks
+                and (only is None or posixpath.join(folder, name) in only)
+            ):  # fmt: skip
+                mask = posixpath.join(folder, masks[stem]) if stem in masks else ""
+                yield self._image(posixpath.join(folder, name), siblings, mask)
 
     def _image(self, path: str, siblings: Siblings, mask: str) -> Candidate | Rejection:
         folder, name = posixpath.split(path)
@@ -198,40 +166,47 @@ class _Lister:
     def _caption(self, folder: str, name: str, siblings: Siblings) -> Caption:
         """Apply the source's caption rule. Raises BadText."""
         source, path = self._source, posixpath.join(folder, name)
-        settings_folder = self._settings_folder(path)
-        levels = settings_folder.split("/") if settings_folder else []
+        counts = settings_folder(self._root, path)
+        levels = counts.split("/") if counts else []
         match source.caption_rule:
             case "label":
                 return Caption((normalise(source.label or ""),), 0, {}, ())
             case "joepenna":
                 # In a shard names are keys.
-                stem = posixpath.splitext(name)[0] if settings_folder == folder else ""
+                stem = posixpath.splitext(name)[0] if counts == folder else ""
                 return joepenna_caption(levels, stem, source)
             case "kohya":
                 return kohya_caption(self._root, levels, self._root / folder, folder, name, siblings)
             case _:
                 return read_caption(self._root / folder, folder, name, siblings, source.lines)
 
-    def _settings_folder(self, path: str) -> str:
-        """Return the folder whose settings count for an image: its own, or that of the shard it lies in."""
-        folder = posixpath.dirname(path)
-        if SHARD in folder.lower() and (shard := shard_of(self._root / path)) is not None:
-            folder = shard.parent.relative_to(self._root).as_posix().removeprefix(".")
-        return folder
-
     def manifest(self) -> Iterator[Candidate | Rejection]:
         """List a `manifest` source; rows of one image are its variants."""
+        rows_of: dict[str, list[Row]] = {}
+        for path, row in self.rows():
+            if path is None:
+                yield self.no_image(row)
+            else:
+                rows_of.setdefault(path, []).append(row)
+        for path, rows in rows_of.items():
+            yield self.listed(path, rows)
+
+    def rows(self) -> Iterator[tuple[str | None, Row]]:
+        """Yield the rows of a manifest, each with its image's path; None, and the row's problem, where there is none.
+
+        `BadText` if the manifest cannot be read as a whole.
+        """
         source = self._source
         needed = not normalise(source.default_caption or "")
-        manifest = _path(source)
-        rows_of: dict[str, list[Row]] = {}
-        for row in read_manifest(manifest, source.path_column, source.caption_column, caption_needed=needed):
+        for row in read_manifest(_path(source), source.path_column, source.caption_column, caption_needed=needed):
             try:
-                rows_of.setdefault(self._locate(row), []).append(row)
+                yield self._locate(row), row
             except BadText as error:
-                yield Rejection(self._number, show(row.path or manifest.name), f"{row.where}: {show(str(error))}")
-        for path, rows in rows_of.items():
-            yield self._listed(path, rows)
+                yield None, row._replace(problem=str(error))
+
+    def no_image(self, row: Row) -> Rejection:
+        """Return what is said of a row that leads to no image."""
+        return Rejection(self._number, show(row.path or _path(self._source).name), f"{row.where}: {show(row.problem)}")
 
     def _locate(self, row: Row) -> str:
         """Return the path of a row's image; `BadText` if the row has none or it is not there."""
@@ -254,7 +229,8 @@ class _Lister:
             raise BadText("lies outside the manifest's folder; give its absolute path if that is meant")
         return absolute
 
-    def _listed(self, path: str, rows: list[Row]) -> Candidate | Rejection:
+    def listed(self, path: str, rows: Sequence[Row]) -> Candidate | Rejection:
+        """Return a manifest's image, with the captions of all its rows."""
         problems = [f"{row.where}: {row.problem}" for row in rows if row.problem]
         variants = tuple(text for row in rows for text in row.captions)
         try:
@@ -269,17 +245,16 @@ class _Lister:
     def _candidate(self, path: str, caption: Caption, why_none: str, mask: str) -> Candidate | Rejection:
         """Put together what is known of an image; `BadText` if it has no caption or a setting is bad."""
         outside = posixpath.isabs(path)
-        values = {**({} if outside else self._settings.values(self._settings_folder(path))), **caption.values}
-        resolved = resolve(values, self._source, self._captions, self._flip_p)
+        of_folder: Values = {} if outside else self._values(settings_folder(self._root, path))
+        values = {**of_folder, **caption.values}
+        resolved = self._resolved(values) if values else self._plain
         if resolved.repeats == 0:
             return Rejection(self._number, show(path), REMOVED + values["multiply"].file)
         if caption.repeats == 0:
             return Rejection(self._number, show(path), f"{REMOVED}its folder's name")
-        resolved = replace(
-            resolved,
-            repeats=resolved.repeats * caption.repeats,
-            keep_tags=max(resolved.keep_tags, caption.num_fixed),
-        )
+        if caption.repeats != 1 or caption.num_fixed > resolved.keep_tags:
+            repeats, keep_tags = resolved.repeats * caption.repeats, max(resolved.keep_tags, caption.num_fixed)
+            resolved = replace(resolved, repeats=repeats, keep_tags=keep_tags)
         variants, warnings = caption.variants, list(caption.warnings)
         if not variants:
             variants = tuple(filter(None, (normalise(self._source.default_caption or ""),)))

@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from everydream.config import RunConfig, excluded_beside
+from everydream.data.checking import Record, check_images, list_images
+from everydream.data.columns import to_index
 from everydream.data.excluding import parted, read_excluded
 from everydream.data.pairing import unique_names
-from everydream.data.scan import Record, check_images, list_images, to_index
 from everydream.data.settings import DataSettings
 from everydream.data.sources import Candidate, list_source, source_root
 from everydream.errors import ConfigError

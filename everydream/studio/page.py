@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import PackageLoader
 
+from everydream.data.checking import Record
 from everydream.data.drawing import longest_reading
 from everydream.data.looks import Looks, Progress
-from everydream.data.scan import Record
 from everydream.models.common.token_reader import TokenReader
 from everydream.plan import Planned
 from everydream.report.buckets import crop_window

@@ -11,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from everydream.config import RunConfig
-from everydream.data.looks import cache_folder
+from everydream.data.base import cache_folder
 from everydream.errors import ConfigError
 from everydream.studio.app import Studio
 from everydream.studio.guard import Tokens

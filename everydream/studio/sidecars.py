@@ -10,8 +10,9 @@ from everydream.data.captions import sidecars_of
 from everydream.data.folders import SETTING_FILES
 from everydream.data.settings import SourceSettings
 from everydream.data.shards import shard_of
-from everydream.data.sources import source_root, walk
+from everydream.data.sources import source_root
 from everydream.data.texts import BadText, decode_text, normalise, read_text
+from everydream.data.walking import walk
 from everydream.errors import ConfigError
 from everydream.tools.captioning.items import TEXT_SUFFIXES, has_text, own_sidecars
 from everydream.tools.files import Picture, pictures_of

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from everydream.data.captions import Siblings, index_siblings, sidecars_of
 from everydream.data.shards import shard_of
-from everydream.data.sources import show, walk
+from everydream.data.walking import show, walk
 from everydream.errors import ConfigError, DataError, DiskError
 from everydream.formats.atomic import atomic_file
 from pictures.decode import image_extensions

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from everydream.data.captions import caption_from_name, parse_json_sidecar, parse_yaml_sidecar
 from everydream.data.folders import SETTING_FILES
-from everydream.data.sources import walk
 from everydream.data.texts import decode_text, normalise
+from everydream.data.walking import walk
 from everydream.errors import DataError
 from everydream.formats.atomic import atomic_folder
 from everydream.tools.captioning.edits import Edits

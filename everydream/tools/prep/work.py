@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 
 from everydream.data.folders import FolderSettings, Value
-from everydream.data.sources import show
 from everydream.data.texts import BadText
+from everydream.data.walking import show
 from everydream.tools.files import Picture, Rejected, list_pictures, listing, require_apart
 from everydream.tools.prep.boxes import read_boxes
 from everydream.tools.prep.faces import find_detector
