@@ -51,6 +51,7 @@ def images(work: Path, count: int, captions: str) -> Path:
         if captions == "sidecars":
             (place / f"{stem}.txt").write_text(f"a photo of a thing, number {number}, in a row", encoding="utf-8")
     partial.rename(folder)
+    time.sleep(3)  # files just written are not known by their dates
     return folder
 
 

@@ -14,6 +14,7 @@ from everydream.caches.checks import cache_problems, training_text_problems
 from everydream.caches.settings import CacheSettings
 from everydream.data.excluding import ENDING
 from everydream.data.pairing import source_problems
+from everydream.data.remote import is_url
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.diffusion.settings import LossSettings, TimestepSettings
 from everydream.errors import ConfigError
@@ -327,7 +328,8 @@ def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
     named = [
         (f"data.sources.{n}.path", source.path)
         for n, source in enumerate(config.data.sources)
-        if source.generate is None  # what is missing of class images is made
+        # What is missing of class images is made, and the scan asks servers and counts shards.
+        if source.generate is None and not (source.path and (is_url(source.path) or source.path.endswith("}.tar")))
     ]
     named += [("data.exclude", config.data.exclude or "")]
     named += [("preservation.path", config.preservation.path or ""), ("validation.path", config.validation.path or "")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,13 @@ class Rejection:
     path: str
     """Relative to the source's folder, with forward slashes."""
     reason: str
+
+
+class Span(NamedTuple):
+    """Where a file's content lies: in its shard from `offset` on; a remote file of its own has offset 0."""
+
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Index:
     """Keys of the images that data.exclude leaves out."""
     unknown_off: Sequence[str] = ()
     """Lines of data.exclude that name no image."""
+    span_N2: NDArray[np.int64] | None = None
+    """Offset and size in bytes of what lies in a shard or on a server, (0, 0) of other files; None: all are others."""
 
     def __post_init__(self) -> None:
         num = len(self.paths)
@@ -87,9 +96,17 @@ class Index:
         ]  # fmt: skip
         assert all(column.shape == (num,) for column in columns), "index columns differ in length"
         assert self.caption_offsets.shape == (num + 1,)
+        assert self.span_N2 is None or self.span_N2.shape == (num, 2)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def span(self, record: int) -> Span | None:
+        """Return where the record's content lies in its shard or on its server; None of a file on this machine."""
+        if self.span_N2 is None:
+            return None
+        offset, size = self.span_N2[record].tolist()
+        return Span(offset, size) if size else None
 
     def key(self, record: int) -> str:
         """Return what names the record in seeds, logs and checkpoints: stable when folders move."""

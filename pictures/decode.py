@@ -166,7 +166,8 @@ class _Shared:
 def pillow_left_to_us() -> Iterator[None]:
     """Silence Pillow's warnings about odd files and switch off its pixel limit, which `max_megapixels` replaces.
 
-    Who opens many images enters it once around them all, which is quicker. Both are process-wide, and the scan decodes in threads: the first to enter changes them, the last restores them.
+    Who opens many images enters it once around them all, which is quicker. Both are process-wide, and the scan decodes
+    in threads: the first to enter changes them, the last restores them.
     """
     with _Shared.lock:
         if _Shared.depth == 0:

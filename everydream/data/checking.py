@@ -16,12 +16,12 @@ from typing import IO, NamedTuple
 
 from everydream.data.masks import require_opacity, require_sound_mask
 from everydream.data.settings import CaptionSettings, DataSettings
-from everydream.data.shards import open_binary, picture_at
+from everydream.data.shards import open_binary, picture_at, span_of, why
 from everydream.data.sources import Candidate, list_source, source_problem
 from everydream.data.texts import BadText
 from everydream.data.walking import show
 from everydream.errors import DataError
-from everydream.types import Rejection
+from everydream.types import Rejection, Span
 from pictures.decode import BadImage, Probe, decode, probe, promised_formats
 
 AUTO_FULL_IMAGES = 2000
@@ -44,6 +44,8 @@ class Record(NamedTuple):
     mask: str
     digest: int
     warnings: list[str]
+    span: Span | None = None
+    """Where it lies in its shard, or how large it is on its server."""
 
     @property
     def source(self) -> int:
@@ -124,13 +126,13 @@ def check(candidate: Candidate, data: DataSettings, full: bool) -> Record | Reje
         if mask:
             require_sound_mask(candidate.file.parent / posixpath.basename(mask), found, data.max_megapixels, full)
         digest = _digest(candidate, found, content, mask)
+        span = span_of(candidate.file)
     except BadImage as error:
         return Rejection(candidate.source, show(candidate.path), str(error))
     except OSError as error:
-        return Rejection(candidate.source, show(candidate.path), f"cannot be read: {error.strerror or error}")
-    return Record(
-        candidate, found.width, found.height, mask, digest, [*candidate.warnings, *_file_warnings(candidate, found)]
-    )
+        return Rejection(candidate.source, show(candidate.path), f"cannot be read: {why(error)}")
+    warnings = [*candidate.warnings, *_file_warnings(candidate, found)]
+    return Record(candidate, found.width, found.height, mask, digest, warnings, span)
 
 
 def _file_warnings(candidate: Candidate, found: Probe) -> Iterator[str]:

@@ -23,8 +23,8 @@ from everydream.data.strings import Strings, TextBuffer
 from everydream.types import Index, Rejection
 
 Chunk = dict[str, Any]
-"""paths, sizes, captions, digests: a value a record; settings: distinct ones, `setting`: which; masks, warnings: of
-those that have some, as (record, value); rejected: (path, reason)."""
+"""paths, sizes, captions, digests: a value a record; settings: distinct ones, `setting`: which; masks, warnings, spans:
+of those that have some, as (record, value); rejected: (path, reason)."""
 
 
 def to_index(
@@ -55,6 +55,7 @@ def pack(found: Iterable[Record | Rejection]) -> Chunk:
         "settings": [astuple(setting) for setting in settings],
         "masks": [(number, record.mask) for number, record in enumerate(records) if record.mask],
         "warnings": [(number, record.warnings) for number, record in enumerate(records) if record.warnings],
+        "spans": [(number, *record.span) for number, record in enumerate(records) if record.span is not None],
         "rejected": [(item.path, item.reason) for item in items if isinstance(item, Rejection)],
     }
 
@@ -70,6 +71,8 @@ class Gathering:
         self._sources, self._counts, self._setting = array("h"), array("i"), array("i")
         self._widths, self._heights, self._digests = array("i"), array("i"), array("Q")
         self._settings: dict[Resolved, int] = {}
+        self._spans = array("q")
+        """Record, offset and size, of those that have some."""
         self._masks: dict[int, str] = {}
         self._warnings: dict[int, list[str]] = {}
         self._rejected: list[Rejection] = []
@@ -90,6 +93,7 @@ class Gathering:
         known = [self._settings.setdefault(Resolved(*each), len(self._settings)) for each in chunk["settings"]]
         self._setting.extend([known[number] for number in chunk["setting"]])
         self._masks.update((first + number, mask) for number, mask in chunk["masks"])
+        self._spans.extend([n for number, offset, size in chunk["spans"] for n in (first + number, offset, size)])
         self._warnings.update((first + number, list(lines)) for number, lines in chunk["warnings"])
 
     def _without_off(self, source: int, chunk: Chunk) -> Chunk:
@@ -105,8 +109,8 @@ class Gathering:
         rejected = [item for item in chunk["rejected"] if is_on(item[0])]
         place = {number: nth for nth, number in enumerate(kept)}
         parts = {key: [chunk[key][n] for n in kept] for key in ("paths", "sizes", "captions", "digests", "setting")}
-        for key in ("masks", "warnings"):
-            parts[key] = [(place[number], value) for number, value in chunk[key] if number in place]
+        for key in ("masks", "warnings", "spans"):
+            parts[key] = [(place[number], *value) for number, *value in chunk[key] if number in place]
         return {**chunk, **parts, "rejected": rejected}
 
     def index(self, data: DataSettings, captions: CaptionSettings) -> Index:
@@ -140,10 +144,20 @@ class Gathering:
             rejected=sorted(self._rejected, key=lambda item: (item.source, item.path)),
             switched_off=self.off,
             unknown_off=sorted(self._wanted_off - set(self.off)),
+            span_N2=self._placed(order),
         )
         for number, lines in _group_warnings(index):
             index.warnings.setdefault(number, []).extend(lines)
         return index
+
+    def _placed(self, order: Any) -> NDArray[np.int64] | None:
+        if not len(self._spans):
+            return None
+        found = np.frombuffer(self._spans, np.int64).reshape(-1, 3)
+        span_N2 = np.zeros((len(self._sources), 2), np.int64)
+        span_N2[found[:, 0]] = found[:, 1:]
+        placed: NDArray[np.int64] = span_N2[order]
+        return placed
 
 
 def _resolved(settings: Sequence[Resolved], setting_N: NDArray[np.int32]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from everydream.data.remote import names_in, url_of
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.texts import BadText, Entry, check_keys, normalise, parse_yaml, read_text
 
@@ -129,6 +130,8 @@ def read_level(root: Path, folder: str, above: _Level) -> _Level:
 
 def _setting_files(folder: Path) -> list[str]:
     try:
+        if (url := url_of(folder)) is not None:
+            return sorted(name for name in names_in(url) if name.lower() in SETTING_FILES)
         return sorted(entry.name for entry in folder.iterdir() if entry.name.lower() in SETTING_FILES)
     except OSError:
         return []  # a manifest may name images in folders that are not there

@@ -176,11 +176,11 @@ class PieceDataset(Dataset[Loaded]):
 
     def _pixels(self, record: int, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Return an image (HWC) and its mask (HW, of any size), None if all of it trains. Raises BadImage."""
-        data = self.data
+        data, picture = self.data, picture_at(path, self.index.span(record))
         if record not in self.index.masks and data.masks == "alpha":
-            return decode_with_alpha(picture_at(path), data.background, data.max_megapixels)
+            return decode_with_alpha(picture, data.background, data.max_megapixels)
         mask_HW = self._mask(record)
-        return decode(picture_at(path), data.background, data.max_megapixels), mask_HW
+        return decode(picture, data.background, data.max_megapixels), mask_HW
 
     def _mask(self, record: int) -> NDArray[np.uint8] | None:
         file, root = self.index.masks.get(record), Path(self.index.roots[int(self.index.source_N[record])])

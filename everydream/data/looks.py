@@ -19,7 +19,8 @@ from typing import NamedTuple, TypeVar
 
 from everydream.data.base import Base, cache_folder
 from everydream.data.looking import SIDE, Look, look_at_all
-from everydream.data.shards import shard_of
+from everydream.data.remote import url_of
+from everydream.data.shards import shard_of, stamp_of
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -137,8 +138,10 @@ def _known(base: sqlite3.Connection, item: Wanted) -> Look | None:
 
 
 def _as_it_is(path: Path, background: str) -> Wanted:
-    absolute = str(path.absolute())
+    absolute = path.as_posix() if url_of(path) is not None else str(path.absolute())
     try:
+        if url_of(path) is not None:
+            return Wanted(absolute, f"{stamp_of(shard_of(path) or path)} {background}")
         stat = (shard_of(path) or path).stat()
     except OSError:
         return Wanted(absolute, "")

@@ -13,6 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from everydream.data.remote import url_of
+from everydream.data.shards import open_binary
 from everydream.data.texts import BadText, nearest, normalise, read_text
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -171,7 +173,7 @@ def _read_parquet(path: Path) -> Iterator[_Raw]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path if url_of(path) is None else open_binary(path)) as file:
             # Embedded images and embeddings would fill the memory, and none is a path or a caption.
             names = [field.name for field in file.schema_arrow if _may_be_text(str(field.type))]
             for batch in file.iter_batches(columns=names):

@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import posixpath
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,13 @@ from everydream.data.columns import Chunk, pack
 from everydream.data.folders import FolderSettings, Setting, Values
 from everydream.data.manifests import Row
 from everydream.data.pairing import MARKER
+from everydream.data.remote import url_of
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
-from everydream.data.sources import Candidate, Lister, settings_folder, source_root
+from everydream.data.shards import stamp_of
+from everydream.data.sources import Candidate, Lister, settings_folder, source_folders, source_root
 from everydream.data.strings import Strings, TextBuffer
 from everydream.data.texts import BadText
-from everydream.data.walking import Folder, show, walk
+from everydream.data.walking import Folder, show
 from everydream.types import Rejection
 from pictures.decode import image_extensions, pillow_left_to_us
 
@@ -38,6 +42,7 @@ _VERSION = 1
 _MEAN_FILES = 64
 _MOST_FILES = 256
 _ROWS = 64
+_REQUESTS = 16
 _FRESH_NS = 2 * 10**9
 """Files written so short a time ago may be written again without another date."""
 _NOT_LOOKED_AT = {"path", "name", "repeats", "share", "choose", "pairs_with", "generate"}
@@ -114,7 +119,8 @@ def _of_folders(task: Task) -> Iterator[Portion | Rejection]:
     extensions = tuple(image_extensions())
     # Of made class images only as many as are asked for: another run may have wanted more in the same folder.
     is_made = task.source.generate is not None and (root / MARKER).is_file()
-    for folder in _first_images(walk(root), task.source.generate) if is_made else walk(root):
+    folders = source_folders(task.source)
+    for folder in _first_images(folders, task.source.generate) if is_made else folders:
         if folder.problem:
             yield Rejection(task.number, show(folder.path) or ".", folder.problem)
         if not folder.files:
@@ -164,6 +170,8 @@ def _cut(folder: Folder) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _is_fresh(stamps: Sequence[str], latest_ns: int) -> bool:
+    if latest_ns == sys.maxsize:
+        return False
     return any(int(date) > latest_ns for stamp in stamps for date in stamp.split()[1:])
 
 
@@ -205,15 +213,21 @@ def _of_manifest(task: Task) -> Iterator[Portion | Rejection]:
             rows.extend([json.dumps(row)])
     root, context, settings = source_root(task.source), task.context(), _Settings(source_root(task.source))
     for some in _by_path(paths.strings(), rows.strings()):
-        latest_ns = time.time_ns() - _FRESH_NS
+        # The marks of servers are no dates.
+        latest_ns = time.time_ns() - _FRESH_NS if url_of(root) is None else sys.maxsize
         here: dict[str, Values | str] = {}
         for path, _ in some:
             if not posixpath.isabs(path) and (folder := settings_folder(root, path)) not in here:
                 here.update(settings.of(folder))
-        stamps = [stamp for path, _ in some for stamp in _stamps(root, path)]
+        stamps = _remote_stamps(root, some) if url_of(root) else [s for path, _ in some for s in _stamps(root, path)]
         content = json.dumps(some)
         facts = f"{content}{_END}{_END.join(stamps)}{_END}{sorted(here.items())!r}"
-        signature = b"" if _is_fresh(stamps, latest_ns) else _signed(context, facts.encode("utf-8", "surrogateescape"))
+        unknown = url_of(root) is not None and "" in stamps
+        signature = (
+            b""
+            if unknown or _is_fresh(stamps, latest_ns)
+            else _signed(context, facts.encode("utf-8", "surrogateescape"))
+        )
         yield Portion(task.number, "", content, len(some), signature, here)
 
 
@@ -229,6 +243,19 @@ def _by_path(paths: Strings, rows: Strings) -> Iterator[list[tuple[str, list[Any
         some[-1][1].append(json.loads(rows[number]))
     if some:
         yield some
+
+
+def _remote_stamps(root: Path, some: Sequence[tuple[str, Any]]) -> list[str]:
+    """Return what tells remote images of a manifest from others of their names."""
+
+    def stamp(path: str) -> str:
+        try:
+            return stamp_of(root / path)
+        except OSError:
+            return ""
+
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        return list(pool.map(stamp, [path for path, _ in some]))
 
 
 def _stamps(root: Path, path: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from everydream.data import shards
 from everydream.data.checking import decodes_all
 from everydream.data.columns import Gathering, pack
 from everydream.data.excluding import read_excluded
@@ -21,6 +22,7 @@ from everydream.data.kept import Kept
 from everydream.data.kohya import parse_folder
 from everydream.data.pairing import unique_names
 from everydream.data.portions import Portion, Task, portions_of
+from everydream.data.remote import is_url, url_of
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.sources import REMOVED, source_problem
 from everydream.data.surveying import Engine, surveyed
@@ -45,6 +47,7 @@ def scan(
 
     `progress` is called with (done, total) as images are done; `engine` opens them, by default this machine.
     """
+    shards.forget()
     gathering = Gathering(unique_names(data.sources), read_excluded(data.exclude))
     tasks = {n: Task(n, source, captions, data) for n, source in enumerate(data.sources) if not _to_be_made(source)}
     portions = []
@@ -80,7 +83,9 @@ def listed(tasks: Mapping[int, Task]) -> Iterator[Portion | Rejection]:
 
 def _to_be_made(source: SourceSettings) -> bool:
     """Tell whether a source's folder is still to be made, of class images."""
-    return source.path is None or (source.generate is not None and not Path(source.path).exists())
+    if source.path is None:
+        return True
+    return source.generate is not None and not is_url(source.path) and not Path(source.path).exists()
 
 
 def require_usable(index: Index, strict: bool = False) -> None:
@@ -94,7 +99,7 @@ def require_usable(index: Index, strict: bool = False) -> None:
     # Left out by multiply 0 is left out on purpose; nothing usable in a source that was asked for is a mistake.
     removed_from = {item.source for item in index.rejected if item.reason.startswith(REMOVED)}
     # A source without a folder has none yet: its images are made when training starts.
-    missing = [n for n in empty if n not in removed_from and index.roots[n] and Path(index.roots[n]).exists()]
+    missing = [n for n in empty if n not in removed_from and index.roots[n] and _is_there(index.roots[n])]
     if without := [f"data.sources.{n}: no usable image in {index.roots[n]}" for n in missing]:
         raise DataError("\n".join(without) + f"\nPut images there or take the source out.{_listing(index, unwanted)}")
     if strict and unwanted:
@@ -102,6 +107,10 @@ def require_usable(index: Index, strict: bool = False) -> None:
             f"{len(unwanted)} of {len(index) + len(index.rejected)} images cannot be used, and data.strict is on: "
             f"repair or remove them, or turn strict off to train on the rest.{_listing(index, unwanted)}"
         )
+
+
+def _is_there(root: str) -> bool:
+    return url_of(Path(root)) is not None or Path(root).exists()
 
 
 def _listing(index: Index, rejected: Sequence[Rejection]) -> str:
@@ -116,7 +125,7 @@ def source_warnings(index: Index, sources: Sequence[SourceSettings]) -> dict[int
     found = {
         number: ["holds no usable image"]
         for number, root in enumerate(index.roots)
-        if number not in usable and root and Path(root).exists()
+        if number not in usable and root and _is_there(root)
     }
     firsts: dict[int, Counter[str]] = {}
     for record, source in enumerate(index.source_N.tolist()):

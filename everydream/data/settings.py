@@ -15,7 +15,7 @@ class SourceSettings(Settings):
     """One folder (or manifest) of captioned images."""
 
     path: str | None = None
-    """Folder, searched recursively; for `captions: manifest` the manifest file. Only made class images need none."""
+    """Folder, tar shards (`{000..009}.tar`), or the manifest of `captions: manifest`; also a URL (docs/scaling.md)."""
     name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
     """Name in reports and seeds; default: the last part of the path."""
     role: Literal["training", "ground_truth", "class"] = "training"

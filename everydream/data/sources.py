@@ -5,6 +5,7 @@ Reads directories, sidecars, setting files and manifests, never an image.
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from everydream.data.manifests import SUFFIXES, Row, read_manifest
 from everydream.data.masks import SUFFIX as MASK
 from everydream.data.masks import masks_among
 from everydream.data.pairing import MARKER
+from everydream.data.remote import is_url, stamp_of, url_of
 from everydream.data.settings import CaptionSettings, SourceSettings
 from everydream.data.shards import SUFFIX as SHARD
 from everydream.data.shards import shard_of
 from everydream.data.texts import BadText, normalise
-from everydream.data.walking import show, walk
+from everydream.data.walking import Folder, show, walk
 from everydream.types import Rejection
 from pictures.decode import image_extensions
 
@@ -43,6 +45,7 @@ class Candidate:
     """Path of its mask, as `path`; "" if it has none."""
 
 
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 REMOVED = "multiply is 0 in "
 """How the reason begins where the user took images out on purpose."""
 
@@ -55,26 +58,65 @@ _WHY_NO_CAPTION = {
 
 def source_root(source: SourceSettings) -> Path:
     """Return the absolute folder that the source's paths are relative to; the source must have a path."""
-    path = Path(os.path.abspath(_path(source)))  # noqa: PTH100 - links stay as the user wrote them
-    return path.parent if source.caption_rule == "manifest" else path
+    path = _path(source)
+    return path.parent if source.caption_rule == "manifest" or shard_names(source) is not None else path
 
 
 def _path(source: SourceSettings) -> Path:
     assert source.path is not None, "a source without a path has no files yet"
-    return Path(source.path).expanduser()
+    if is_url(source.path):
+        return Path(source.path)
+    return Path(os.path.abspath(Path(source.path).expanduser()))  # noqa: PTH100 - links stay as the user wrote them
+
+
+def shard_names(source: SourceSettings) -> list[str] | None:
+    """Return the shards that a source's path names itself (`000.tar`, `{000..009}.tar`); None where it is a folder."""
+    path = _path(source)
+    if path.suffix.lower() != SHARD or source.caption_rule == "manifest" or path.is_dir():
+        return None
+    if (match := _BRACES.search(path.name)) is None:
+        return [path.name]
+    first, last, width = int(match[1]), int(match[2]), len(match[1])
+    return [f"{path.name[: match.start()]}{n:0{width}}{path.name[match.end() :]}" for n in range(first, last + 1)]
+
+
+def source_folders(source: SourceSettings) -> Iterator[Folder]:
+    """Yield the folders and shards of a source that is no manifest."""
+    return walk(source_root(source), shard_names(source))
 
 
 def source_problem(source: SourceSettings) -> str | None:
     """Return why a source cannot be read at all, or None."""
-    path = _path(source)
+    path, is_manifest = _path(source), source.caption_rule == "manifest"
+    if (url := url_of(path)) is not None:
+        return _remote_problem(source, url)
+    if (names := shard_names(source)) is not None:
+        missing = [name for name in names if not (path.parent / name).is_file()]
+        return (
+            f"{source.path}: {len(missing)} of {len(names)} shards are not there, {missing[0]} the first"
+            if missing
+            else None
+        )
     if not path.exists():
         return f"{source.path}: does not exist (from {Path.cwd()})"
-    if source.caption_rule == "manifest":
+    if is_manifest:
         return f"{source.path}: is a folder; give the manifest file in it" if path.is_dir() else None
     if not path.is_dir():
         hint = "; set captions: manifest to read it as a manifest" if path.suffix.lower() in SUFFIXES else ""
         return f"{source.path}: is a file, not a folder of images{hint}"
     return None if os.access(path, os.R_OK | os.X_OK) else f"{source.path}: no permission to list it"
+
+
+def _remote_problem(source: SourceSettings, url: str) -> str | None:
+    try:
+        if source.caption_rule == "manifest":
+            stamp_of(url)
+        elif url.lower().startswith("http") and shard_names(source) is None:
+            example = f"{url.rstrip('/')}/{{000..009}}.tar"
+            return f"{url}: web servers list no folders; give shards, such as {example}, or a manifest"
+    except OSError as error:
+        return f"{url}: {error.strerror or error}"
+    return None
 
 
 def settings_folder(root: Path, path: str) -> str:
@@ -130,7 +172,7 @@ class Lister:
 
     def folders(self, only: Container[str] | None) -> Iterator[Candidate | Rejection]:
         """List a source that is a folder."""
-        for folder in walk(self._root):
+        for folder in source_folders(self._source):
             if folder.problem:
                 yield Rejection(self._number, show(folder.path) or ".", folder.problem)
             yield from self.files(folder.path, folder.files, only)
@@ -215,6 +257,8 @@ class Lister:
         if row.path.lower().startswith(("http://", "https://")):
             raise BadText("is a URL, not a file; download the images first")
         for written in dict.fromkeys((row.path, row.path.strip(), row.path.replace("\\", "/"))):
+            if url_of(self._root) is not None:
+                return self._inside(written)  # asking for each of millions would take longer than opening it
             for path in (written, *(written + extension for extension in sorted(image_extensions()))):
                 if os.path.isfile(self._root / path):  # noqa: PTH113 - never raises, even on names of 300 bytes
                     return self._inside(path)

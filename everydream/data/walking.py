@@ -4,11 +4,15 @@ import os
 import posixpath
 import stat as modes
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from everydream.data import remote
 from everydream.data.shards import SUFFIX as SHARD
-from everydream.data.shards import list_shard
+from everydream.data.shards import list_shard, stamp_of, why
+
+_REQUESTS = 16
 
 
 class Folder(NamedTuple):
@@ -23,8 +27,20 @@ class Folder(NamedTuple):
     """The latest date among them."""
 
 
-def walk(root: Path) -> Iterator[Folder]:
-    """Yield the folders of a tree, hidden names left out; links are followed unless they lead back up."""
+def walk(root: Path, shards: Sequence[str] | None = None) -> Iterator[Folder]:
+    """Yield the folders of a tree, hidden names left out; links are followed unless they lead back up.
+
+    `shards`: only these of the root. Of remote places the tree is what their server lists.
+    """
+    if shards is not None:
+        yield from _given_shards(root, shards)
+    elif (url := remote.url_of(root)) is not None:
+        yield from _remote_folders(root, url)
+    else:
+        yield from _local_folders(root)
+
+
+def _local_folders(root: Path) -> Iterator[Folder]:
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
         path, above = pending.pop()
@@ -69,12 +85,46 @@ def _parted(path: str, entries: Sequence[os.DirEntry[str]]) -> tuple[Folder, lis
     return Folder(path, files, "", stamps, newest), folders
 
 
+def _given_shards(root: Path, names: Sequence[str]) -> Iterator[Folder]:
+    """Yield what is in some shards; servers are asked about several at once."""
+
+    def stamp(name: str) -> str:
+        try:
+            return stamp_of(root / name)
+        except OSError:
+            return ""  # what lists it says why
+
+    is_remote = remote.url_of(root) is not None
+    with ThreadPoolExecutor(_REQUESTS if is_remote else 1) as pool:
+        for name, found in zip(names, pool.map(stamp, names), strict=True):
+            dates = [] if is_remote else [int(date) for date in found.split()[1:]]
+            yield from _inside_shard(root, name, found, max(dates, default=0))
+
+
+def _remote_folders(root: Path, url: str) -> Iterator[Folder]:
+    try:
+        by_folder: dict[str, list[tuple[str, str]]] = {}
+        for path, stamp in remote.files_below(url):
+            folder, name = posixpath.split(path)
+            if name and not any(part.startswith(".") for part in path.split("/")):
+                by_folder.setdefault(folder, []).append((name, f"{stamp.size} {stamp.mark}"))
+    except OSError as error:
+        yield Folder("", [], f"the folder cannot be listed: {error.strerror or error}")
+        return
+    for folder, files in sorted(by_folder.items()):
+        names, stamps = [name for name, _ in files], [stamp for _, stamp in files]
+        yield Folder(folder, names, "", stamps)
+        for name, found in files:
+            if name.lower().endswith(SHARD):
+                yield from _inside_shard(root, posixpath.join(folder, name), found, 0)
+
+
 def _inside_shard(root: Path, path: str, stamp: str, newest_ns: int) -> Iterator[Folder]:
     """Yield the folders of a tar shard; mostly there is one."""
     try:
         names = list_shard(root / path)
     except OSError as error:
-        yield Folder(path, [], f"the shard cannot be read: {error.strerror or error}")
+        yield Folder(path, [], f"the shard cannot be read: {why(error)}")
         return
     by_folder: dict[str, list[str]] = {}
     for name in names:

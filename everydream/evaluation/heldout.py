@@ -270,4 +270,5 @@ def _with_nothing_left_to_chance(index: Index, records: Ints) -> Index:
         masks={},  # what is kept is asked of whole pictures
         groups={},
         warnings={},
+        span_N2=index.span_N2[records] if index.span_N2 is not None else None,
     )

@@ -9,30 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tars import png, write_shard
 
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.shards import list_shard, open_binary, picture_at, read_bytes, shard_of
 from everydream.types import Index
 from pictures.decode import BadImage, decode
-
-
-def png(seed: int, size: tuple[int, int] = (16, 12)) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_shard(path: Path, members: dict[str, bytes | str], mode: str = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, content in members.items():
-            data = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def scanned(folder: Path, **source: object) -> Index:
