@@ -1,13 +1,16 @@
 """What a million images cost before the first step: scan, second scan, memory, plan.
 
-    python benchmarks/scale.py --work DIR [--files 200000] [--repeats 5] [--only scan memory plan]
+    python benchmarks/scale.py --work DIR [--files 200000] [--repeats 5] [--only scan plan table train]
 
 Makes folders of small JPEGs with captions beside them in DIR, once (hard links to a few real ones, so that a set takes
-names and no space), and indexes of numbers alone. Every measurement is a process of its own. What is cold is our
+names and no space), tar shards, and indexes of numbers alone. `train` trains a tiny model on 300,000 images in shards
+and on 3,000 of them, and watches the memory of the run and its workers. Every measurement is a process of its own. What is cold is our
 cache; the operating system's has seen the files. Rates per core are by CPU time, user and system, of all processes.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import resource
@@ -15,9 +18,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+WHAT = ("scan", "plan", "table", "train")
 ROOT = Path(__file__).resolve().parents[1]
 PER_FOLDER = 10_000
 LINKS = 30_000
@@ -101,6 +106,35 @@ print(json.dumps({
 """
 
 
+TABLE = """
+import json, os, resource, sys, tempfile, time
+from pathlib import Path
+from everydream.data.settings import CaptionSettings, DataSettings
+from everydream.data.strings import Strings
+from everydream.data.tables import read_table, write_table
+from dataclasses import replace
+from tests.data.synthetic import make_index
+number = int(sys.argv[1])
+data = DataSettings(sources=[{"path": "/nowhere/s0"}])
+index = make_index([number])
+index = replace(index, paths=Strings.of(f"{n >> 13:05}.tar/{n:09}.jpg" for n in range(number)),
+                captions=Strings.of(f"a photo of thing number {n}, standing in a row with others" for n in range(number)))
+with tempfile.TemporaryDirectory() as folder:
+    began = time.perf_counter()
+    write_table(index, Path(folder) / "i.parquet", data, CaptionSettings())
+    written = time.perf_counter()
+    size = os.stat(Path(folder) / "i.parquet").st_size
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del index
+    again = time.perf_counter()
+    index = read_table(Path(folder) / "i.parquet", data, CaptionSettings())
+    read = time.perf_counter() - again
+held = sum(getattr(v, "nbytes", 0) for v in vars(index).values())
+held += sum(len(t.data) + t.offsets.nbytes for t in (index.paths, index.captions))
+print(json.dumps({"write": written - began, "read": read, "bytes": size / number, "held": held / number}))
+"""
+
+
 def run(code: str, argument: object, cache: Path) -> dict[str, float]:
     """Run a piece of Python in a process of its own and return what it printed."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "XDG_CACHE_HOME": str(cache)}
@@ -142,19 +176,105 @@ def plans(work: Path, repeats: int) -> None:
               f"{median(rows, 'peak_bytes_per_draw'):.0f} at its peak", flush=True)  # fmt: skip
 
 
+def tables(work: Path) -> None:
+    """Print what an index file takes."""
+    row = run(TABLE, 1_000_000, work / "cache")
+    print(f"index of 1,000,000 images as Parquet: written in {row['write']:.1f} s, read in {row['read']:.2f} s, "
+          f"{row['bytes']:.0f} bytes an image on disk, {row['held']:.0f} in memory", flush=True)  # fmt: skip
+
+
+def shards(work: Path, count: int, per_shard: int = 10_000) -> Path:
+    """Return a folder of tar shards of so many 64-pixel JPEGs with captions, made where it lacks."""
+    import numpy as np  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+
+    folder = work / f"shards-{count}"
+    if folder.exists():
+        return folder
+    partial = work / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    rng, pictures = np.random.default_rng(0), []
+    for _ in range(8):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(buffer, "JPEG")
+        pictures.append(buffer.getvalue())
+    for first in range(0, count, per_shard):
+        with tarfile.open(partial / f"{first // per_shard:05}.tar", "w") as tar:
+            for number in range(first, min(first + per_shard, count)):
+                for ending, content in (("jpg", pictures[number % 8]), ("txt", f"a thing, number {number}".encode())):
+                    member = tarfile.TarInfo(f"{number:09}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    partial.rename(folder)
+    time.sleep(3)
+    return folder
+
+
+def memory_of(root: int) -> tuple[int, int]:
+    """Return (bytes of its own, number) of a process and all below it: pages shared by several count once in all."""
+    below, total = [root], 0
+    for pid in below:
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                below += map(int, (thread / "children").read_text().split())
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    return total, len(below)
+
+
+def trains(work: Path, steps: int) -> None:
+    """Print the memory of runs on 3,000 and on 300,000 images, by step."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import tiny  # noqa: PLC0415
+
+    if not (work / "tiny").exists():
+        tiny.save_pipeline(work / "tiny")
+    for count in (3_000, 300_000):
+        folder = shards(work, count)
+        runs = work / f"runs-{count}"
+        shutil.rmtree(runs, ignore_errors=True)
+        config = {
+            "project": "scale", "runs_dir": str(runs), "model": {"path": str(work / "tiny")}, "trackers": [],
+            "data": {"resolution": 64, "bucket_step": 16, "workers": 2, "check": "headers",
+                     "sources": [{"path": str(folder)}]},
+            "train": {"epochs": 200, "max_steps": steps, "batch_size": 4, "precision": "fp32"},
+            "checkpoints": {"formats": []}, "samples": {"every_steps": None},
+        }  # fmt: skip
+        (work / "scale.yaml").write_text(json.dumps(config), encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(work / "cache")}
+        command = [sys.executable, "-m", "everydream.cli", "train", "--config", str(work / "scale.yaml")]
+        seen: dict[int, int] = {}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                time.sleep(0.5)
+                found = list(runs.glob("*/metrics.jsonl"))
+                step = len(found[0].read_bytes().splitlines()) if found else 0
+                memory, processes = memory_of(process.pid)
+                if step and processes > 2:
+                    seen[step // (steps // 5) * (steps // 5)] = memory
+        told = ", ".join(f"{memory >> 20} MB after {step}" for step, memory in sorted(seen.items()))
+        print(f"training on {count:,} images in shards, {steps} steps of 4, run and workers: {told}", flush=True)
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--files", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=("scan", "plan"), default=("scan", "plan"))
+    parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT)
+    parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()
     started = time.perf_counter()
     if "scan" in arguments.only:
         scans(arguments.work, arguments.files, arguments.repeats)
     if "plan" in arguments.only:
         plans(arguments.work, arguments.repeats)
+    if "table" in arguments.only:
+        tables(arguments.work)
+    if "train" in arguments.only:
+        trains(arguments.work, arguments.steps)
     print(f"{time.perf_counter() - started:.0f} s in all; this process {resource.getrusage(0).ru_maxrss >> 10} MB")
 
 

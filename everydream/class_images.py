@@ -109,7 +109,7 @@ def _without_making(source: SourceSettings) -> SourceSettings:
 
 
 def _num_usable(config: RunConfig, source: SourceSettings) -> int:
-    alone = config.data.model_copy(update={"sources": [source]})
+    alone = config.data.model_copy(update={"sources": [source], "index": None})
     return len(scan(alone, config.captions))
 
 

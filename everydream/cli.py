@@ -18,6 +18,7 @@ from everydream.tools.concept.cli import concept
 from everydream.tools.evaluate.cli import evaluate
 from everydream.tools.grid.cli import grid
 from everydream.tools.importing.cli import import_settings
+from everydream.tools.indexing.cli import index
 from everydream.tools.info.cli import info
 from everydream.tools.models.cli import convert, merge, prune, sample
 from everydream.tools.prep.cli import prep
@@ -45,6 +46,7 @@ app.command()(convert)
 app.command()(prune)
 app.command()(merge)
 app.command()(sample)
+app.command()(index)
 app.command()(info)
 app.command()(grid)
 app.command()(evaluate)

@@ -314,7 +314,9 @@ def _with_found_paths(config: RunConfig, places: list[Path]) -> RunConfig:
             "model": config.model.model_copy(
                 update={"path": found(config.model.path), "config": found(config.model.config)}
             ),
-            "data": config.data.model_copy(update={"sources": sources, "exclude": found(config.data.exclude)}),
+            "data": config.data.model_copy(
+                update={"sources": sources, "exclude": found(config.data.exclude), "index": found(config.data.index)}
+            ),
             "samples": config.samples.model_copy(update={"prompts": found(config.samples.prompts)}),
             "preservation": config.preservation.model_copy(update={"path": found(config.preservation.path)}),
             "validation": config.validation.model_copy(update={"path": found(config.validation.path)}),
@@ -331,7 +333,7 @@ def _missing_paths(config: RunConfig, to_train: bool) -> list[str]:
         # What is missing of class images is made, and the scan asks servers and counts shards.
         if source.generate is None and not (source.path and (is_url(source.path) or source.path.endswith("}.tar")))
     ]
-    named += [("data.exclude", config.data.exclude or "")]
+    named += [("data.exclude", config.data.exclude or ""), ("data.index", config.data.index or "")]
     named += [("preservation.path", config.preservation.path or ""), ("validation.path", config.validation.path or "")]
     if to_train:
         named += [("samples.prompts", config.samples.prompts or ""), ("model.config", config.model.config or "")]

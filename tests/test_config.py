@@ -196,7 +196,7 @@ def test_a_typo_is_told_by_the_command_too(write: Write) -> None:
         ({"data": {"bucket_step": 20}}, r"data\.bucket_step: .*multiple of 8 \(it is 20\)"),
         ({"data": {"background": "white"}}, r"data\.background: .*\(it is 'white'\)"),
         ({"data": {"sources": []}}, r"data\.sources: .*at least 1 item.*"),
-        ({"data": {"sources": [{}]}}, r"data\.sources\.0\.path: missing\. Folder, searched recursively.*"),
+        ({"data": {"sources": [{}]}}, r"data\.sources\.0\.path: missing\. Folder, tar shards.*"),
         (
             {"data": {"sources": [{"path": "images", "captions": "label"}]}},
             r"data\.sources\.0: captions: label needs.*",

@@ -45,7 +45,7 @@ _ROWS = 64
 _REQUESTS = 16
 _FRESH_NS = 2 * 10**9
 """Files written so short a time ago may be written again without another date."""
-_NOT_LOOKED_AT = {"path", "name", "repeats", "share", "choose", "pairs_with", "generate"}
+NOT_LOOKED_AT = {"path", "name", "repeats", "share", "choose", "pairs_with", "generate"}
 """Settings of a source that decide nothing about its images."""
 
 
@@ -66,7 +66,7 @@ class Task:
         facts = [
             _VERSION, PIL.__version__, sorted(image_extensions()), data.masks, data.background,
             data.max_megapixels, data.flip_p, self.captions.model_dump(),
-            self.source.model_dump(exclude=_NOT_LOOKED_AT), str(source_root(self.source)),
+            self.source.model_dump(exclude=NOT_LOOKED_AT), str(source_root(self.source)),
         ]  # fmt: skip
         return json.dumps(facts, sort_keys=True).encode()
 

@@ -26,6 +26,7 @@ from everydream.data.remote import is_url, url_of
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.sources import REMOVED, source_problem
 from everydream.data.surveying import Engine, surveyed
+from everydream.data.tables import read_table
 from everydream.data.texts import BadText
 from everydream.errors import DataError
 from everydream.types import Index, Rejection
@@ -45,8 +46,11 @@ def scan(
 ) -> Index:
     """Look at every image of every source; `DataError` names all sources that cannot be read.
 
-    `progress` is called with (done, total) as images are done; `engine` opens them, by default this machine.
+    `progress` is called with (done, total) as images are done; `engine` opens them, by default this machine. With
+    `data.index` no image is looked at: the index is that file.
     """
+    if data.index is not None:
+        return read_table(Path(data.index), data, captions)
     shards.forget()
     gathering = Gathering(unique_names(data.sources), read_excluded(data.exclude))
     tasks = {n: Task(n, source, captions, data) for n, source in enumerate(data.sources) if not _to_be_made(source)}

@@ -163,6 +163,8 @@ class DataSettings(Settings):
     """Colour under transparent images."""
     masks: Literal["files", "alpha", "none"] = "files"
     """What trains of an image: `name.mask.png` beside it, white all, black nothing; alpha: else its own opacity."""
+    index: str | None = None
+    """Parquet file of `everydream index`; its images are taken as they stand there, without a look at each."""
     exclude: str | None = None
     """Text file of images switched off, one `source/path` a line; null: `<config>.excluded.txt` beside it, if there."""
     max_megapixels: Annotated[float, Field(gt=0.0)] = 150.0
@@ -190,6 +192,12 @@ class DataSettings(Settings):
         """Every resolution with its share of the draws; `resolution` first, with what the others leave."""
         others = [(other.resolution, other.share) for other in self.also_at]
         return [(self.resolution, 1.0 - sum(share for _, share in others)), *others]
+
+    @model_validator(mode="after")
+    def _index_of_what_there_is(self) -> "DataSettings":
+        if self.index is not None and any(source.generate is not None for source in self.sources):
+            raise ValueError("index: class images that are made (`generate`) come after it; give them as a folder")
+        return self
 
     @model_validator(mode="after")
     def _resolutions_apart(self) -> "DataSettings":

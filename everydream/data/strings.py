@@ -107,6 +107,11 @@ class TextBuffer:
             self._data += text
             self._lengths.append(len(text))
 
+    def extend_raw(self, data: Any, lengths: NDArray[np.int32]) -> None:
+        """Append texts that lie in a row in a buffer."""
+        self._data += memoryview(data)
+        self._lengths.frombytes(lengths.astype(np.int64).tobytes())
+
     def strings(self) -> Strings:
         """Return what was gathered; the buffer is not to be used any more."""
         offsets = np.zeros(len(self._lengths) + 1, np.int64)

@@ -227,7 +227,8 @@ def _files(index: Index, source: int) -> set[Path]:
 def _own_folder(
     path: str, name: str, data: DataSettings, captions: CaptionSettings, progress: Callable[[int, int], None] | None
 ) -> Index:
-    own = data.model_copy(update={"sources": [SourceSettings(path=path, name=name)], "exclude": None})
+    sources = [SourceSettings(path=path, name=name)]
+    own = data.model_copy(update={"sources": sources, "exclude": None, "index": None})
     try:
         index = scan(own, captions, progress)
     except DataError as error:

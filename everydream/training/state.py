@@ -217,9 +217,9 @@ def peek_config(path: Path) -> dict[str, Any]:
 # leaves out is compared image by image.
 _FREE = (
     "project", "runs_dir", "samples", "trackers", "checkpoints", "model.path", "model.config", "data.workers",
-    "data.check", "data.strict", "data.exclude", "train.gradient_checkpointing", "preservation.every_steps",
-    "preservation.every_epochs", "validation.every_steps", "validation.every_epochs", "control", "stop",
-    "memory.offload_optimizer", "memory.offload_frozen", "cache.folder", "cache.max_gb",
+    "data.check", "data.strict", "data.exclude", "data.index", "train.gradient_checkpointing",
+    "preservation.every_steps", "preservation.every_epochs", "validation.every_steps", "validation.every_epochs",
+    "control", "stop", "memory.offload_optimizer", "memory.offload_frozen", "cache.folder", "cache.max_gb",
 )  # fmt: skip
 _SHOWN = 20
 

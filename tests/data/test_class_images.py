@@ -209,7 +209,7 @@ MADE = {"role": "class", "generate": 9, "label": "a person"}
 
 
 @pytest.mark.parametrize(("sources", "problems"), [
-    ([SourceSettings()], [r"data\.sources\.0\.path: missing\. Folder, searched recursively"]),
+    ([SourceSettings()], [r"data\.sources\.0\.path: missing\. Folder, tar shards"]),
     ([source("a"), SourceSettings(role="class")], [r"data\.sources\.1\.path: missing\. Class images need a folder"]),
     ([source("a"), SourceSettings(**MADE)], []),
     ([source("a"), SourceSettings(**MADE, captions="manifest")], [r"data\.sources\.1\.path: missing\. Folder,"]),

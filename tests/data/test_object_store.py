@@ -23,7 +23,11 @@ def test_a_folder_of_a_bucket_is_a_source(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(fetched.LIMIT, "0")
-    for name, value in (("ACCESS_KEY_ID", "testing"), ("SECRET_ACCESS_KEY", "testing"), ("DEFAULT_REGION", "us-east-1")):
+    for name, value in (
+        ("ACCESS_KEY_ID", "testing"),
+        ("SECRET_ACCESS_KEY", "testing"),
+        ("DEFAULT_REGION", "us-east-1"),
+    ):
         monkeypatch.setenv(f"AWS_{name}", value)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
