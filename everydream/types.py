@@ -186,7 +186,7 @@ class Batch:
     """What of each image trains, 0 .. 1, float32; None: all of all."""
     moments_BCHW: torch.Tensor | None = None
     """What a cache has in the place of the pixels, which are of size 0 then; see `Family.image_moments`."""
-    read: "Conditioning | None" = None
+    read: Conditioning | None = None
     """What a cache has in the place of the captions; see `Family.read_captions`."""
 
     @property
@@ -195,7 +195,7 @@ class Batch:
         return self.pixels_BCHW if self.moments_BCHW is None else self.moments_BCHW
 
     @property
-    def texts(self) -> "Sequence[str] | Conditioning":
+    def texts(self) -> Sequence[str] | Conditioning:
         """The captions as `Family.encode_text` takes them."""
         return self.captions if self.read is None else self.read
 
@@ -250,15 +250,15 @@ class Conditioning:
     guidance_B: torch.Tensor | None = None
     """Guidance scale, for networks that take it as an input."""
 
-    def part(self, some: slice) -> "Conditioning":
+    def part(self, some: slice) -> Conditioning:
         """Return it for some of the images."""
         return self._each(lambda tensor: tensor[some])
 
-    def to(self, device: torch.device) -> "Conditioning":
+    def to(self, device: torch.device) -> Conditioning:
         """Return it with its tensors on `device`."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Conditioning":
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
         return Conditioning(*(None if t is None else change(t) for t in vars(self).values()))  # type: ignore[arg-type]
 
 
