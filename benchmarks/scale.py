@@ -1,11 +1,12 @@
 """What a million images cost before the first step: scan, second scan, memory, plan.
 
-    python benchmarks/scale.py --work DIR [--files 200000] [--repeats 5] [--only scan plan table train]
+    python benchmarks/scale.py --work DIR [--files 200000] [--repeats 5] [--only scan plan]
 
 Makes folders of small JPEGs with captions beside them in DIR, once (hard links to a few real ones, so that a set takes
 names and no space), tar shards, and indexes of numbers alone. `train` trains a tiny model on 300,000 images in shards
-and on 3,000 of them, and watches the memory of the run and its workers. Every measurement is a process of its own. What is cold is our
-cache; the operating system's has seen the files. Rates per core are by CPU time, user and system, of all processes.
+and on 3,000 of them, and watches the memory of the run and its workers. Every measurement is a process of its own. What
+is cold is our cache; the operating system's has seen the files. Rates per core are by CPU time, user and system, of all
+processes.
 """
 
 import argparse
@@ -78,7 +79,7 @@ print(json.dumps({
 """
 
 PLAN = """
-import json, resource, sys, time
+import json, sys, time, tracemalloc
 import numpy as np
 from everydream.data.buckets import choose_buckets
 from everydream.data.mix import make_mix
@@ -89,7 +90,6 @@ number = int(sys.argv[1])
 rng = np.random.default_rng(0)
 shapes = np.array([(512, 512), (640, 426), (426, 640), (768, 512), (1024, 576), (600, 800)])
 index = make_index([number], sizes=shapes[rng.integers(0, 6, number)])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
 mix = make_mix(index, [SourceSettings(path="s0")], 1)
 buckets = choose_buckets(index.width_N, index.height_N, mix.mean_counts(), resolution=512, step=64, max_aspect=4.0,
@@ -97,11 +97,13 @@ buckets = choose_buckets(index.width_N, index.height_N, mix.mean_counts(), resol
 prepared = time.perf_counter()
 plan = plan_epoch(index, mix, buckets, seed=1, epoch=0, batch_size=16, accumulation=1)
 ended = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tracemalloc.start()
+plan_epoch(index, mix, buckets, seed=1, epoch=0, batch_size=16, accumulation=1)
+peak = tracemalloc.get_traced_memory()[1]
 held = sum(a.nbytes for a in (plan.record_K, plan.nth_K, plan.batch_offsets, plan.bucket_of_batch))
 print(json.dumps({
     "draws": len(plan.record_K), "wall": ended - prepared, "prepare": prepared - began,
-    "bytes_per_draw": held / len(plan.record_K), "peak_bytes_per_draw": (peak - before) * 1024 / len(plan.record_K),
+    "bytes_per_draw": held / len(plan.record_K), "peak_bytes_per_draw": peak / len(plan.record_K),
 }))
 """
 
@@ -109,6 +111,7 @@ print(json.dumps({
 TABLE = """
 import json, os, resource, sys, tempfile, time
 from pathlib import Path
+import numpy as np
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.data.strings import Strings
 from everydream.data.tables import read_table, write_table
@@ -117,8 +120,12 @@ from tests.data.synthetic import make_index
 number = int(sys.argv[1])
 data = DataSettings(sources=[{"path": "/nowhere/s0"}])
 index = make_index([number])
-index = replace(index, paths=Strings.of(f"{n >> 13:05}.tar/{n:09}.jpg" for n in range(number)),
-                captions=Strings.of(f"a photo of thing number {n}, standing in a row with others" for n in range(number)))
+rng = np.random.default_rng(0)
+spans = np.stack([np.arange(number) % 8192 * 100_000, rng.integers(50_000, 150_000, number)], 1)
+digests = rng.integers(0, 2**64, number, dtype=np.uint64)
+paths = Strings.of(f"{n >> 13:05}.tar/{n:09}.jpg" for n in range(number))
+captions = Strings.of(f"a photo of thing number {n}, in a row with all others" for n in range(number))
+index = replace(index, digest_N=digests, span_N2=spans, paths=paths, captions=captions)
 with tempfile.TemporaryDirectory() as folder:
     began = time.perf_counter()
     write_table(index, Path(folder) / "i.parquet", data, CaptionSettings())
@@ -242,7 +249,12 @@ def trains(work: Path, steps: int) -> None:
             "checkpoints": {"formats": []}, "samples": {"every_steps": None},
         }  # fmt: skip
         (work / "scale.yaml").write_text(json.dumps(config), encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(work / "cache")}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(work / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-m", "everydream.cli", "train", "--config", str(work / "scale.yaml")]
         seen: dict[int, int] = {}
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
@@ -264,7 +276,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
     started = time.perf_counter()
     if "scan" in arguments.only:

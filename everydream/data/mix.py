@@ -160,6 +160,8 @@ def fair_counts(weights: Ints, slots: int) -> Ints:
     exactly k (Hermite's identity). Never decreases in `slots`, so neither does any item's count.
     """
     counts = np.zeros(len(weights), np.int64)
+    if slots == 0:
+        return counts
     values, group = np.unique(weights, return_inverse=True)
     sizes = np.bincount(group, minlength=len(values))
     totals = [int(value) * int(size) for value, size in zip(values, sizes, strict=True)]

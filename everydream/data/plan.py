@@ -12,6 +12,7 @@ processes, cutting them where there are more processes than micro-batches.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +66,13 @@ def count_steps(
 def _draws(mix: Mix, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the records of an epoch's draws, and the how-manieth visit of its record each is."""
     counts_N = mix.counts(epoch)
-    record_K = np.repeat(np.arange(len(counts_N), dtype=np.int64), counts_N)
-    first_K = np.repeat(np.cumsum(counts_N) - counts_N, counts_N)
-    return record_K, (np.arange(len(record_K)) - first_K).astype(np.int32)
+    first_N = np.cumsum(counts_N) - counts_N
+    total = int(counts_N.sum())
+    # Half the memory, in all sets but those of thousands of millions of draws.
+    kind = np.int32 if total < 2**31 else np.int64
+    nth_K: NDArray[Any] = np.arange(total, dtype=kind)
+    nth_K -= np.repeat(first_N.astype(kind), counts_N)
+    return np.repeat(np.arange(len(counts_N), dtype=np.int64), counts_N), nth_K.astype(np.int32, copy=False)
 
 
 def _groups(

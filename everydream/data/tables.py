@@ -8,7 +8,6 @@ made anew when images change; of shards that were rewritten training finds that 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def write_table(index: Index, file: Path, data: DataSettings, captions: CaptionS
     schema = _schema(pa).with_metadata({_KEY: json.dumps(about).encode("utf-8", "surrogatepass")})
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for first in range(0, len(index), _ROWS):
-            rows = _rows(index, first, min(first + _ROWS, len(index)))
+            rows = _rows(pa, index, first, min(first + _ROWS, len(index)))
             writer.write_table(pa.Table.from_pydict(rows, schema=schema))
 
 
@@ -107,22 +106,36 @@ def _schema(pa: Any) -> Any:
     return pa.schema(list(kinds.items()))
 
 
-def _rows(index: Index, first: int, last: int) -> dict[str, Any]:
+def _rows(pa: Any, index: Index, first: int, last: int) -> dict[str, Any]:
     some = slice(first, last)
-    starts = index.caption_offsets[first : last + 1].tolist()
+    starts = index.caption_offsets[first : last + 1]
+    variants = _texts(pa, index.captions, int(starts[0]), int(starts[-1]))
+    batch_ids = pa.DictionaryArray.from_arrays(pa.array(index.batch_id_N[some]), pa.array(list(index.batch_ids)))
     span_N2 = index.span_N2[some] if index.span_N2 is not None else np.zeros((last - first, 2), np.int64)
-    records = range(first, last)
     return {
         **{name: getattr(index, f"{name}_N")[some] for name in _NUMBERS},
-        "path": index.paths[some],
-        "captions": [index.captions[low:high] for low, high in pairwise(starts)],
-        "batch_id": [index.batch_ids[number] for number in index.batch_id_N[some].tolist()],
+        "path": _texts(pa, index.paths, first, last),
+        "captions": pa.ListArray.from_arrays(pa.array((starts - starts[0]).astype(np.int32)), variants),
+        "batch_id": batch_ids.cast(pa.string()),
         "offset": span_N2[:, 0],
         "size": span_N2[:, 1],
-        "mask": [index.masks.get(record) for record in records],
-        "group": [index.groups.get(record) for record in records],
-        "warnings": [index.warnings.get(record) for record in records],
+        "mask": _few(index.masks, first, last),
+        "group": _few(index.groups, first, last),
+        "warnings": _few(index.warnings, first, last),
     }
+
+
+def _texts(pa: Any, texts: Sequence[str], first: int, last: int) -> Any:
+    """Return texts as Arrow has them, without a Python object each."""
+    strings = texts if isinstance(texts, Strings) else Strings.of(texts[first:last])
+    bounds = strings.offsets[first : last + 1] if isinstance(texts, Strings) else strings.offsets
+    data = bytes(strings.data[bounds[0] : bounds[-1]])
+    offsets = pa.py_buffer((bounds - bounds[0]).astype(np.int32))
+    return pa.StringArray.from_buffers(last - first, offsets, pa.py_buffer(data))
+
+
+def _few(few: Mapping[int, Any], first: int, last: int) -> list[Any]:
+    return [few.get(record) for record in range(first, last)] if few else [None] * (last - first)
 
 
 class _Columns:
