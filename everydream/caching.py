@@ -197,7 +197,8 @@ def _contents(folder: Path, index: Index, visited: Needed, progress: Counter) ->
     records = np.unique(visited.record_W)
     paths = [Path(index.roots[int(index.source_N[record])]) / index.paths[record] for record in records.tolist()]
     contents_N = np.full(len(index), UNKNOWN, f"S{KEY_BYTES}")
-    contents_N[records] = hash_files(folder, paths, progress)
+    spans = [index.span(record) for record in records.tolist()]
+    contents_N[records] = hash_files(folder, paths, spans, progress)
     return contents_N
 
 

@@ -115,11 +115,13 @@ class Writer:
         try:
             yield
         finally:
-            self.saved(wait=True)
+            with self.waits.on("save"):
+                self.saved(wait=True)
 
     def export(self, progress: Progress) -> None:
         """Write the exports that are due; a failure is told, and training goes on."""
         with self.waits.on("export"):
+            self.saved(wait=True)  # what it makes superfluous goes first, or the disk would hold an export more
             self.unexported = self._guarded(f"The export at step {progress.step}", lambda: self._export(progress))
             self.launch.wait()
 
@@ -146,26 +148,38 @@ class Writer:
 
     def _save(self, progress: Progress) -> None:
         self._require_space(self.trainee.last_bytes, LAST)
-        path, launch = self.folder / LAST, self.launch
-        checkpoints = self.config.checkpoints
-        old = export.old_exports(self.folder, self.config.project, checkpoints.keep, progress.step, self.best_of)
-
-        def after() -> None:
-            self.events.note("saved", step=progress.step)
-            if launch.is_main:
-                # Only now: until then an older last.ckpt may be gone on with, whose best must still be there.
-                export.delete(old)
-
+        path, launch, config = self.folder / LAST, self.launch, self.config
+        keep = config.checkpoints.keep if launch.is_main else None
+        old = export.old_exports(self.folder, config.project, keep, progress.step, self.best_of)
+        copy = self._copied(progress) if launch.is_main and not launch.shards else None
+        if copy is not None:
+            self._writing = _named(progress), lambda: self._after_save(progress.step, old)
+            self._background.start(lambda: write_pickle(path, copy))
+            return
         if launch.shards:
             write_sharded(path, self._contents(progress), write_pickle, launch.is_main, launch.from_main)
-        elif launch.is_main and self._snapshot.has_room(self.trainee.last_bytes):
-            contents = self._snapshot.of(self._contents(progress))
-            self._writing = _named(progress), after
-            self._background.start(lambda: write_pickle(path, contents))
-            return
         elif launch.is_main:
             write_pickle(path, self._contents(progress))
-        after()
+        self._after_save(progress.step, old)
+
+    def _copied(self, progress: Progress) -> dict[str, Any] | None:
+        """Return a copy of all that last.ckpt holds; None where memory has no room for one."""
+        if not self._snapshot.has_room(self.trainee.last_bytes):
+            return None
+        try:
+            copy: dict[str, Any] = self._snapshot.of(self._contents(progress))
+        except (MemoryError, OSError, RuntimeError):  # however memory ends; the file itself can still be written
+            self._snapshot.drop()
+            return None
+        return copy
+
+    def _after_save(self, step: int, old: Sequence[Path]) -> None:
+        """Note that last.ckpt is there, and only now delete what an older one might have been gone on with."""
+        self.events.note("saved", step=step)
+        try:
+            export.delete(old)
+        except OSError as problem:
+            self.display.say(f"An older export could not be deleted: {problem}")
 
     def _contents(self, progress: Progress) -> dict[str, Any]:
         trainee = self.trainee

@@ -21,6 +21,7 @@ from everydream.caches.keys import KEY_BYTES, content_hash
 from everydream.caches.store import Keys, as_keys
 from everydream.data.shards import read_bytes, shard_of
 from everydream.formats.atomic import atomic_file
+from everydream.types import Span
 
 UNKNOWN = b"\xff" * KEY_BYTES
 """In the place of the hash of a file that cannot be read."""
@@ -30,14 +31,24 @@ _THREADS = 8
 _MANY_FILES = 8
 
 
-def hash_files(folder: Path, paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> Keys:
-    """Return the hash of each file's bytes; those of unchanged files are remembered in `folder`."""
-    stamps = [_stamp(path) for path in paths]
+def hash_files(
+    folder: Path,
+    paths: Sequence[Path],
+    spans: Sequence[Span | None],
+    progress: Callable[[int, int], None] | None = None,
+) -> Keys:
+    """Return the hash of each file's bytes; those of unchanged files are remembered in `folder`.
+
+    `spans`: where those that lie in shards are, as the scan found them.
+    """
+    stamps = [_stamp(path, span) for path, span in zip(paths, spans, strict=True)]
     known = _remembered(folder)
     hashes = [known.get(stamp, b"") if stamp is not None else b"" for stamp in stamps]
     missing = [number for number, found in enumerate(hashes) if not found]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for done, (number, found) in enumerate(zip(missing, pool.map(_hash, (paths[n] for n in missing)), strict=True)):
+        for done, (number, found) in enumerate(
+            zip(missing, pool.map(_hash, [paths[n] for n in missing], [spans[n] for n in missing]), strict=True)
+        ):
             hashes[number] = found
             if progress is not None:
                 progress(done + 1, len(missing))
@@ -48,14 +59,14 @@ def hash_files(folder: Path, paths: Sequence[Path], progress: Callable[[int, int
     return as_keys(hashes)
 
 
-def _hash(path: Path) -> bytes:
+def _hash(path: Path, span: Span | None) -> bytes:
     try:
-        return content_hash(read_bytes(path))
+        return content_hash(read_bytes(path, span))
     except OSError:
         return UNKNOWN
 
 
-def _stamp(path: Path) -> bytes | None:
+def _stamp(path: Path, span: Span | None) -> bytes | None:
     """Return what tells a file as it is now from what it was; None where that is not certain yet."""
     try:
         stat = (shard_of(path) or path).stat()
@@ -63,7 +74,7 @@ def _stamp(path: Path) -> bytes | None:
         return None
     if time.time() - max(stat.st_mtime, stat.st_ctime) < _SETTLED_S:
         return None
-    facts = (os.fspath(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    facts = (os.fspath(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, span)
     return hashlib.blake2b(ascii(facts).encode(), digest_size=KEY_BYTES).digest()
 
 
@@ -74,8 +85,11 @@ def _remembered(folder: Path) -> dict[bytes, bytes]:
             # A zip, which has checksums of its own; opened here, for numpy leaves a damaged one open.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 stamps, hashes = saved["stamps"].tobytes(), saved["hashes"].tobytes()
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            path.unlink(missing_ok=True)
+        except OSError:
+            continue  # somebody else's, or not to be read at this moment
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             continue
         cuts = range(0, len(stamps), KEY_BYTES)
         found |= {stamps[at : at + KEY_BYTES]: hashes[at : at + KEY_BYTES] for at in cuts}

@@ -12,6 +12,7 @@ import json
 from dataclasses import astuple
 from typing import Any
 
+import PIL
 import torch
 
 from everydream.formats.files import StateDict
@@ -24,7 +25,7 @@ PIXELS_VERSION = 1
 
 def latent_key(content: bytes, crop: Crop, background: str, encoder: str, dtype: str) -> bytes:
     """Return the key of an image's moments. `content`: the hash of its file's bytes; `encoder`: see `encoder_hash`."""
-    return _key("latents", content.hex(), astuple(crop), background, PIXELS_VERSION, encoder, dtype)
+    return _key("latents", content.hex(), astuple(crop), background, PIXELS_VERSION, PIL.__version__, encoder, dtype)
 
 
 def text_key(caption: str, output: str, encoder: str, dtype: str) -> bytes:

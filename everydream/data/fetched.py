@@ -6,6 +6,7 @@ processes write at once, so it is passed by up to a fiftieth of itself for each.
 
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -63,7 +64,7 @@ def find(place: Path) -> Path | None:
 
 def keep(place: Path, blocks: Iterable[bytes]) -> bool:
     """Write a file there, whole or not at all; False where the disk does not take it."""
-    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+    partial = place.with_name(f"{place.name}.{secrets.token_hex(8)}.partial")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

@@ -194,8 +194,9 @@ def _members(path: str, stamp: str) -> Members:
         key = os.fsencode(os.path.abspath(path))  # noqa: PTH100 - a text goes in
         query = "SELECT members FROM shards WHERE path = ? AND stamp = ?"
         row = base.run(lambda sqlite: sqlite.execute(query, (key, stamp)).fetchone())
-        if row is not None:
-            names, offsets, sizes = json.loads(zlib.decompress(row[0]))
+        known = _unpacked(row[0]) if row is not None else None
+        if known is not None:
+            names, offsets, sizes = known
         else:
             names, offsets, sizes = _listed(Path(path), stamp)
             packed = zlib.compress(json.dumps([names, offsets, sizes]).encode(), 1)
@@ -208,6 +209,15 @@ def _members(path: str, stamp: str) -> Members:
     finally:
         base.close()
     return Members(Strings.of(names), np.array(offsets, np.int64), np.array(sizes, np.int64))
+
+
+def _unpacked(packed: bytes) -> tuple[list[str], list[int], list[int]] | None:
+    """Return what was kept of a shard; None where it is damaged, so that the shard is listed anew."""
+    try:
+        names, offsets, sizes = json.loads(zlib.decompress(packed))
+    except (zlib.error, ValueError):
+        return None
+    return names, offsets, sizes
 
 
 def _places(shard: Path) -> dict[str, int]:

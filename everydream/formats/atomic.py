@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,10 +109,14 @@ def format_bytes(count: float) -> str:
 
 
 def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
+    """Return the process's umask, which can only be read by setting it; by one thread at a time."""
+    with _UMASK:
+        mask = os.umask(0o022)
+        os.umask(mask)
     return mask
+
+
+_UMASK = threading.Lock()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -93,9 +93,9 @@ def _why(history: History, points: list[Point], best: Point | None) -> Iterator[
         )
     learned = _with_doubt(look, "validation")
     yield f"the subject's loss on images that are not trained on: {learned} against the base's, finest details aside"
-    if any(FORGOTTEN in numbers for numbers in history.looks.values()):
+    if FORGOTTEN in look:
         yield f"what the base model knew: its loss {_percent(best.forgotten)}"
-    if any(BLED in numbers for numbers in history.looks.values()):
+    if BLED in look:
         yield f"bleeding into other pictures: {best.bled:.2f} (0 none, 1 all)"
     last = points[-1]
     if last.step != best.step:

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import sys
-import tempfile
 import webbrowser
 from hashlib import blake2b
 from pathlib import Path
@@ -61,19 +60,9 @@ async def _serve(studio: Studio, project: str, listening: socket.socket, browser
         address = f"http://127.0.0.1:{port}/?token={tokens.read}"
         print(f"Studio of {project}: {address}\nCtrl-C ends it; every change is on disk already.")
         sys.stdout.flush()
-        with tempfile.TemporaryDirectory(prefix="everydream-studio-") as private:
-            if browser:
-                await asyncio.to_thread(webbrowser.open, door(Path(private), address).as_uri())
-            await asyncio.Event().wait()
+        if browser:
+            # By the address itself: a browser in a sandbox of its own (snap) finds no page that leads there.
+            await asyncio.to_thread(webbrowser.open, address)
+        await asyncio.Event().wait()
     finally:
         await runner.cleanup()
-
-
-def door(folder: Path, address: str) -> Path:
-    """Return a page in a folder that is only ours to read, leading to an address.
-
-    A browser's command line, which every user of the machine can list, names this page and not the token.
-    """
-    path = folder / "studio.html"
-    path.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">\n', encoding="utf-8")
-    return path

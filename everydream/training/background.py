@@ -1,11 +1,14 @@
 """Writing beside the training: a copy of what is to be written stays in memory, and a thread writes it to disk."""
 
+import mmap
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
 import torch
+
+from everydream.errors import DiskError
 
 
 class Background:
@@ -28,6 +31,8 @@ class Background:
             return False
         self._thread.join()
         self._thread = None
+        if isinstance(self._error, Exception) and not isinstance(self._error, DiskError | OSError):
+            raise DiskError(f"{type(self._error).__name__}: {self._error}") from self._error
         if self._error is not None:
             raise self._error
         return True
@@ -62,5 +67,17 @@ class Snapshot:
     def _tensor(self, tensor: torch.Tensor, place: str) -> torch.Tensor:
         kept = self._kept.get(place)
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = self._kept[place] = torch.empty(tensor.shape, dtype=tensor.dtype)
+            kept = self._kept[place] = _new(tensor)
         return kept.copy_(tensor)
+
+    def drop(self) -> None:
+        """Give the memory back."""
+        self._kept.clear()
+
+
+def _new(tensor: torch.Tensor) -> torch.Tensor:
+    """Return memory for a copy, shared with processes that are forked: they would keep what is written over later."""
+    if not tensor.numel():
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size())
+    return torch.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)

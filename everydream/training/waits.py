@@ -1,4 +1,4 @@
-"""The time that training stands still, by what for. It depends on the machine, so it goes to the trackers alone."""
+"""The time that training stands still, by what for. It depends on the machine, so metrics.jsonl does not have it."""
 
 import time
 from collections.abc import Iterable, Iterator

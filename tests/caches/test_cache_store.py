@@ -159,23 +159,25 @@ def test_an_edited_file_has_another_hash_although_size_and_date_are_the_same(
     for path in paths[:2]:
         path.write_bytes(path.suffix.encode() * 1000)
     folder, dates = tmp_path / "cache", paths[0].stat()
-    before = hash_files(folder, paths)
+    before = hash_files(folder, paths, [None] * len(paths))
     assert before[0] != before[1] and before[2] == UNKNOWN
     with patch.object(contents, "read_bytes", side_effect=AssertionError("read again")):
-        assert (hash_files(folder, paths[:2]) == before[:2]).all(), "remembered"
+        assert (hash_files(folder, paths[:2], [None] * 2) == before[:2]).all(), "remembered"
     time.sleep(0.05)  # more than a tick of the file system's clock; a real run waits for `_SETTLED_S`
     paths[0].write_bytes(b".pnG" * 1000)
     os.utime(paths[0], ns=(dates.st_atime_ns, dates.st_mtime_ns))
-    assert hash_files(folder, paths)[0] not in before
+    assert hash_files(folder, paths, [None] * len(paths))[0] not in before
     paths[0].write_bytes(b".png" * 1000)
-    assert (hash_files(folder, paths) == before).all(), "and the same when it is put back"
+    assert (hash_files(folder, paths, [None] * len(paths)) == before).all(), "and the same when it is put back"
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:-30])
-    assert (hash_files(folder, paths) == before).all(), "what is remembered is damaged, so the files are read"
+    assert (hash_files(folder, paths, [None] * len(paths)) == before).all(), (
+        "what is remembered is damaged, so the files are read"
+    )
 
 
 def test_a_file_that_was_just_changed_is_not_remembered(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"new")
-    assert hash_files(tmp_path / "cache", [path])[0] == np.bytes_(content_hash(b"new"))
+    assert hash_files(tmp_path / "cache", [path], [None])[0] == np.bytes_(content_hash(b"new"))
     assert not (tmp_path / "cache").exists()

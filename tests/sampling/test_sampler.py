@@ -45,14 +45,21 @@ def test_a_sample_depends_on_its_own_prompt_and_seed(model_folder: Path) -> None
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # how diffusers makes arrays of tensors
 @pytest.mark.parametrize("name", get_args(SamplerName))
-def test_many_steps_start_from_all_of_the_noise(model_folder: Path, name: str) -> None:
+@pytest.mark.parametrize("steps", [20, 101, 501, 1000])
+def test_all_noise_is_taken_away_however_many_steps(model_folder: Path, name: str, steps: int) -> None:
+    """By a model that knows the one picture there is, and so the noise in whatever it is shown."""
     family = load(ModelSettings(path=str(model_folder)))
-    for steps in (101, 501, 1000):
-        scheduler = family.sampling_scheduler(name, steps, (8, 8), torch.device("cpu"))
-        latents_BCHW = torch.ones(1, 4, 8, 8)
-        for t in scheduler.timesteps[:2]:
-            latents_BCHW = scheduler.step(latents_BCHW, t, latents_BCHW).prev_sample
-        assert latents_BCHW.isfinite().all() and scheduler.timesteps[0] == 999
+    scheduler = family.sampling_scheduler(name, steps, (8, 8), torch.device("cpu"))
+    alphas = scheduler.alphas_cumprod
+    assert scheduler.timesteps[0] == 999 or steps <= 100
+    picture = torch.full((1, 4, 8, 8), 0.5)
+    latents_BCHW = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        shown = scheduler.scale_model_input(latents_BCHW, t)
+        alpha = torch.as_tensor(np.interp(float(t), np.arange(1000), alphas.numpy()))
+        noise = (shown - alpha.sqrt() * picture) / (1 - alpha).sqrt()
+        latents_BCHW = scheduler.step(noise.float(), t, latents_BCHW).prev_sample
+    assert (latents_BCHW - picture).abs().max() < 0.15
 
 
 def test_sampling_puts_modes_back_and_draws_from_no_shared_generator(model_folder: Path) -> None:

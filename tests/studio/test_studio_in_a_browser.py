@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from studio.serving import Served, served, small_project, thing, tree
 
-from everydream.studio.server import door
-
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & 'quotes'"
 
 
@@ -42,19 +40,6 @@ def page(browser: Any, studio: tuple[Served, Path]) -> Iterator[Any]:
 
 def focused(page: Any) -> str:
     return page.evaluate("document.activeElement.querySelector('small')?.textContent ?? document.activeElement.id")
-
-
-def test_the_page_that_leads_to_the_studio_lets_the_browser_in(
-    browser: Any, studio: tuple[Served, Path], tmp_path: Path
-) -> None:
-    """Opened from disk, as the command does it."""
-    leads = door(tmp_path, studio[0].address)
-    context = browser.new_context()
-    window = context.new_page()
-    window.goto(leads.as_uri())
-    window.wait_for_url(f"http://127.0.0.1:{studio[0].port}/")
-    window.wait_for_selector("#grid li")
-    context.close()
 
 
 def test_a_caption_is_edited_and_undone_by_keyboard_alone(page: Any, studio: tuple[Served, Path]) -> None:

@@ -14,6 +14,7 @@ from everydream import outputs
 from everydream.errors import DiskError
 from everydream.formats.files import write_pickle
 from everydream.training.background import Background, Snapshot
+from everydream.training.export import exports_in
 from everydream.training.state import read_checkpoint
 from everydream.training.waits import Waits
 
@@ -60,13 +61,17 @@ def test_waits_are_counted_by_what_for() -> None:
 def test_training_goes_on_while_a_save_is_written(
     project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = project(checkpoints={"every_steps": 2, "formats": []}, train={"max_steps": 5})
+    config = project(
+        checkpoints={"every_steps": 2, "keep": 1, "formats": ["safetensors"]}, train={"max_steps": 5},
+        ema={"decay": 0.9}, validation={"images": 2, "timesteps": 1, "every_steps": 2},
+    )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(outputs.Snapshot, "has_room", lambda *_: False)
         at_once = train_here(config)
     at_once.parent.rename(tmp_path / "at once")
     at_once = tmp_path / "at once" / at_once.name
     ahead: list[int] = []
+    exports: list[list[int]] = []
 
     def late(path: Path, contents: dict[str, Any]) -> None:
         step, begun = contents["everydream"]["progress"]["step"], time.monotonic()
@@ -74,6 +79,7 @@ def test_training_goes_on_while_a_save_is_written(
         while len(metrics_of(run)) <= step < 5 and time.monotonic() - begun < 60:
             time.sleep(0.01)
         ahead.append(len(metrics_of(run)) - step)
+        exports.append(sorted(exports_in(path.parent, "trial")))
         write_pickle(path, contents)
 
     monkeypatch.setattr(outputs, "write_pickle", late)
@@ -81,6 +87,7 @@ def test_training_goes_on_while_a_save_is_written(
     assert ahead[0] > 0 and ahead[-1] == 0, (
         "steps were done between the copy and the writing; at the end it is waited for"
     )
+    assert exports == [[2], [2, 4], [4, 5]], "an older export stays until the file is there"
     last = [run / "checkpoints" / "last.ckpt" for run in (at_once, beside)]
     assert read_checkpoint(last[1]).progress.step == 5
     assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in last}) == 1

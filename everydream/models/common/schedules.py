@@ -38,9 +38,13 @@ def sampling_scheduler(name: str, scheduler: Config, steps: int = 1) -> Any:
     """Return one of `SAMPLERS` for a training schedule, its timesteps not yet set.
 
     Where the last timestep is pure noise, sampling has to start there: trailing spacing (arXiv 2305.08891, 3.3). So it
-    has with many steps: leading spacing rounds the stride down, and 501 steps would start from half of the noise.
+    has with many steps: leading spacing rounds the stride down, and 501 steps would start from half of the noise. The
+    library's DDIM steps by that rounded stride under either; Euler's method is the same (arXiv 2206.00364, C) and does
+    not.
     """
-    if scheduler.get(ZERO_SNR) or steps > _MOST_LEADING:
+    if steps > _MOST_LEADING:
+        return SAMPLERS["euler" if name == "ddim" else name]({**scheduler, "timestep_spacing": "trailing"})
+    if scheduler.get(ZERO_SNR):
         return SAMPLERS[name]({**scheduler, "timestep_spacing": "trailing"})
     return SAMPLERS[name]({**scheduler, "timestep_spacing": "leading", "steps_offset": 1})
 
