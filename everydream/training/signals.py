@@ -23,7 +23,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        # The system's own handler, and before we say so: the next Ctrl-C ends the process whatever it is doing.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         message = "\nStopping after this step; it is being saved. Once more to stop at once, without saving.\n"
         os.write(2, message.encode())  # not print: a handler may interrupt a print
-        # The system's own handler: the next Ctrl-C ends the process whatever it is doing.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -267,7 +267,7 @@ def test_the_newest_exports_are_kept_and_nothing_else_is_touched(folders: dict[s
     settings = CheckpointSettings(formats=["safetensors", "diffusers"], keep=2, dtype="fp16")
     for step in (1, 2, 10, 1_000_000):
         export(family, tmp_path, "p", Progress(step=step, epoch=step), settings)
-        exporting.delete_old(tmp_path, "p", settings.keep, step, lambda steps: None)
+        exporting.delete(exporting.old_exports(tmp_path, "p", settings.keep, step, lambda steps: None))
     kept = {"p-e0010-s000010", "p-e1000000-s1000000"}
     written = kept | {f"{name}.safetensors" for name in kept}
     assert {path.name for path in tmp_path.iterdir()} == written | set(others)
