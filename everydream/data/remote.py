@@ -201,12 +201,27 @@ def _addresses(host: str) -> Iterator[str]:
         return  # the request will say so
 
 
-def _is_open(text: str) -> bool:
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_METADATA = ipaddress.ip_address("168.63.129.16")
+"""A cloud's own service at an address that looks public (Azure); the others' are link-local or private."""
+
+
+def _inner(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address; of an IPv6 one that stands for an IPv4 one (mapped, NAT64, 6to4) the latter."""
     address = ipaddress.ip_address(text.partition("%")[0])
-    inner = getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def _is_open(text: str) -> bool:
+    inner = _inner(text)
     opened = filter(None, map(str.strip, os.environ.get(ALLOW_PRIVATE, "").split(",")))
     try:
         networks = [ipaddress.ip_network(part) for part in opened]
     except ValueError as error:
         raise ConfigError(f"{ALLOW_PRIVATE}: {error}; write addresses or networks, such as 10.1.0.0/16") from error
-    return (inner.is_global and not inner.is_multicast) or any(inner in network for network in networks)
+    is_public = inner.is_global and not inner.is_multicast and inner != _METADATA
+    return is_public or any(inner in network for network in networks)

@@ -14,6 +14,7 @@ from web import Server, served
 
 from everydream.data import fetched, remote
 from everydream.data.base import cache_folder
+from everydream.data.remote import _is_open
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.data.shards import picture_at
@@ -147,6 +148,19 @@ def test_a_server_without_byte_ranges(server: Server, monkeypatch: pytest.Monkey
     write_shard(server.folder / "001.tar", {"0.png": png(0), "0.bin": bytes(1 << 20)})
     monkeypatch.setenv(fetched.LIMIT, "0")
     assert "the server ignores byte ranges" in reasons(scanned(f"{server.url}/001.tar"))["001.tar"]
+
+
+@pytest.mark.parametrize(
+    ("address", "is_open"),
+    [
+        ("93.184.216.34", True), ("2606:4700::1111", True), ("64:ff9b::5db8:d822", True), ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("2002:a00:1::", False), ("fe80::1%eth0", False),
+        ("169.254.169.254", False), ("168.63.129.16", False), ("::1", False),
+    ],
+)  # fmt: skip
+def test_private_addresses_in_all_their_forms(monkeypatch: pytest.MonkeyPatch, address: str, is_open: bool) -> None:
+    monkeypatch.delenv("EVERYDREAM_ALLOW_PRIVATE", raising=False)
+    assert _is_open(address) == is_open
 
 
 def test_redirects_to_private_addresses_are_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
