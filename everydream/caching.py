@@ -195,7 +195,7 @@ def make_caches(
 def _contents(folder: Path, index: Index, visited: Needed, progress: Counter) -> Keys:
     """Return the hash of each record's file; of those that are not visited, UNKNOWN."""
     records = np.unique(visited.record_W)
-    paths = [Path(index.roots[int(index.source_N[record])]) / index.paths[record] for record in records.tolist()]
+    paths = [index.file(record) for record in records.tolist()]
     contents_N = np.full(len(index), UNKNOWN, f"S{KEY_BYTES}")
     spans = [index.span(record) for record in records.tolist()]
     contents_N[records] = hash_files(folder, paths, spans, progress)

@@ -99,7 +99,6 @@ class Writer:
 
     def saved(self, wait: bool = False) -> str | None:
         """Take in a last.ckpt that was written beside the training; return why the latest could not be, if so."""
-
         what, after = self._writing
 
         def take_in() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -100,6 +101,10 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def file(self, record: int) -> Path:
+        """Return the path of the record's file, or through a shard to its member; see `span`."""
+        return Path(self.roots[int(self.source_N[record])]) / self.paths[record]
 
     def span(self, record: int) -> Span | None:
         """Return where the record's content lies in its shard or on its server; None of a file on this machine."""

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -151,8 +150,7 @@ class _Portions(Dataset[Decoded]):
         """Return an image cut to its bucket (C, H, W)."""
         images, record = self.images, int(self.images.record_W[number])
         index, crop = images.index, images.crop_at(number)
-        path = Path(index.roots[int(index.source_N[record])]) / index.paths[record]
-        content = read_bytes(path, index.span(record))
+        content = read_bytes(index.file(record), index.span(record))
         if content_hash(content) != images.contents_N[record : record + 1].tobytes():
             raise BadImage("changed while it was being read")
         pixels_HWC = decode(io.BytesIO(content), images.data.background, images.data.max_megapixels)

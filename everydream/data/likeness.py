@@ -13,7 +13,6 @@ Each image of a cluster is like its first one: likeness is not handed on from im
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +60,7 @@ def twins(
     """
     numbers = [int(record) for record in records]
     with Looks() as looks:
-        seen = looks.see([path_of(index, number) for number in numbers], progress=progress)
+        seen = looks.see([index.file(number) for number in numbers], progress=progress)
         of = [b"" if look is None else look.digest + look.small for look in seen]
         found: list[list[int]] = looks.remembered("links 1", of, lambda: links(seen))
     # Through others too: where a is like b and b like c, none of the three may be on another side than the others.
@@ -79,11 +78,6 @@ def components(num: int, linked: Sequence[Sequence[int]]) -> Iterator[list[int]]
     order = np.argsort(label_N, kind="stable")
     ends = np.flatnonzero(np.diff(label_N[order])) + 1
     yield from (part.tolist() for part in np.split(order, ends))
-
-
-def path_of(index: Index, record: int) -> Path:
-    """Return the path of a record's file, or through a shard to its member."""
-    return Path(index.roots[int(index.source_N[record])]) / index.paths[record]
 
 
 def known_clusters(looks: Looks, seen: Sequence[Look | None]) -> list[Cluster]:

@@ -164,7 +164,7 @@ class PieceDataset(Dataset[Loaded]):
     def load(self, visit: Visit, decoding: bool = True) -> Sample:
         """Return a visited image cut to its bucket; without `decoding` all but its pixels. Raises BadImage."""
         index, record = self.index, visit.record
-        path = Path(index.roots[int(index.source_N[record])]) / index.paths[record]
+        path = index.file(record)
         if decoding:
             pixels_HWC, mask_HW = self._pixels(record, path)
             pixels_CHW, crop = fit(pixels_HWC, visit.bucket, visit.cut_seed, self.data.crop, visit.flip_p)

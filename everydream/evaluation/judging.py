@@ -97,8 +97,12 @@ def points_of(history: Mapping[int, Mapping[str, float]], needed: Collection[str
 
 def best_of(points: Sequence[Point]) -> Point | None:
     """Return the best of a run's points, given in order, the base model aside; None where nothing was measured."""
-    trained = [point for point in points if point.step]
-    least = min(trained, key=lambda point: point.cost, default=None)
+    least = least_of(points)
     if least is None or least.cost >= 0:
         return least
-    return [point for point in trained if point.cost <= _KEPT * least.cost][-1]
+    return [point for point in points if point.step and point.cost <= _KEPT * least.cost][-1]
+
+
+def least_of(points: Sequence[Point]) -> Point | None:
+    """Return the point that costs least, the base model aside; None where nothing was measured."""
+    return min((point for point in points if point.step), key=lambda point: point.cost, default=None)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from everydream.data.likeness import known_clusters, path_of
+from everydream.data.likeness import known_clusters
 from everydream.data.looking import Look
 from everydream.data.looks import Looks, Progress
 from everydream.data.scan import OWN_CAPTIONS, source_warnings
@@ -63,7 +63,7 @@ def inspect_run(
 def look_at_images(planned: Planned, looks: Looks, progress: Progress | None = None) -> list[Look | None]:
     """Return what is seen of each image of the run, then of those that are measured and not among them."""
     indexes = [planned.index, *planned.apart()]
-    paths = [path_of(index, record) for index in indexes for record in range(len(index))]
+    paths = [index.file(record) for index in indexes for record in range(len(index))]
     return looks.see(paths, planned.config.data.background, progress)
 
 

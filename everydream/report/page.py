@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
-from everydream.data.likeness import path_of
 from everydream.data.looks import Looks
 from everydream.data.texts import visible
 from everydream.plan import Planned
@@ -85,7 +84,7 @@ def embedded_pictures(
     found: dict[int, str] = {}
     left = most_bytes
     for record in dict.fromkeys([*first, *spread]):
-        jpeg = looks.page(path_of(planned.index, record))
+        jpeg = looks.page(planned.index.file(record))
         if jpeg is None:
             continue
         found[record] = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from everydream.evaluation.judging import BLED, FORGOTTEN, Point, best_of, points_of
+from everydream.evaluation.judging import BLED, FORGOTTEN, Point, best_of, least_of, points_of
 from everydream.review.history import History
 from everydream.training.export import exports_in
 
@@ -79,11 +79,11 @@ def _headline(history: History, best: Point | None, exports: list[Path]) -> str:
 
 
 def _why(history: History, points: list[Point], best: Point | None) -> Iterator[str]:
-    if best is None:
+    least = least_of(points)
+    if best is None or least is None:
         return
     look = history.looks[best.step]
     trained = [point for point in points if point.step]
-    least = min(trained, key=lambda point: point.cost)
     if least is best:
         yield f"of {len(trained)} measured steps it has the least cost, {best.cost:+.3f}"
     else:
@@ -140,7 +140,7 @@ def _about_length(history: History, points: list[Point], best: Point | None) -> 
     if best is None:
         return
     trained = [point for point in points if point.step]
-    if len(trained) > 2 and best == trained[-1] == min(trained, key=lambda point: point.cost):
+    if len(trained) > 2 and best == trained[-1] == least_of(points):
         first = "first stop the forgetting, then " if _forgot(history) else ""
         yield f"the last measured step is the best, so it was still getting better: {first}train longer"
     last = history.looks[trained[-1].step]
