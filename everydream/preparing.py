@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from everydream.caching import require_cacheable
@@ -26,6 +27,7 @@ from everydream.training.lean import Lean
 from everydream.training.memory import resolved
 from everydream.training.optim import load_optimizer_state, make_optimizer
 from everydream.training.placing import place, require_one_process
+from everydream.training.stepping import Stepper
 
 
 def load_family(config: RunConfig, checkpoint: state.Checkpoint | None = None) -> Family:
@@ -117,7 +119,7 @@ def take_up(
     launch.load_scaler_state(checkpoint.scaler)
 
 
-def clipping(stepping: Any, launch: Launch) -> Callable[[Sequence[nn.Parameter], float | None], float]:
+def clipping(stepping: Any, launch: Launch) -> Callable[[Sequence[nn.Parameter], float | None], torch.Tensor]:
     """Return what clips all gradients together before `stepping` steps; returns their norm before."""
     return stepping.clip if isinstance(stepping, Lean) else launch.clip
 
@@ -128,3 +130,11 @@ def fused_backward(trainee: Trainee, config: RunConfig) -> FusedBackward | None:
     if not isinstance(optimizer, Lean) or not resolved(config.memory, config.train, config.optimizer).fused_backward:
         return None
     return FusedBackward(optimizer, trainee.groups, config.train.max_grad_norm)
+
+
+def make_stepper(config: RunConfig, launch: Launch, trainee: Trainee, stepping: Any) -> Stepper:
+    """Return what steps with the gradients; `stepping`: the optimizer as `launch.prepare` returned it."""
+    return Stepper(
+        launch, trainee.groups, stepping, clipping(stepping, launch), config.train.max_grad_norm,
+        fused_backward(trainee, config), trainee.ema,
+    )  # fmt: skip

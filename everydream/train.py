@@ -24,7 +24,7 @@ from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
 from everydream.outputs import Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, holds_out, plan_run
-from everydream.preparing import clipping, fused_backward, load_family, prepare, require_fitting
+from everydream.preparing import load_family, make_stepper, prepare, require_fitting
 from everydream.report.run import describe_end, describe_plan, plan_facts
 from everydream.review.page import PAGE, write_review
 from everydream.training import metrics, runs, state
@@ -102,19 +102,18 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
             launch=launch,
             groups=trainee.groups,
             optimizer=stepping,
-            clip=clipping(stepping, launch),
+            stepper=(stepper := make_stepper(config, launch, trainee, stepping)),
             accumulator=Accumulator(
                 launch,
                 trainee.family,
                 config.loss,
                 config.timesteps,
                 images_per_step(config),
-                fused_backward(trainee, config),
+                stepper.fused,
                 lambda: stepping.zero_grad(set_to_none=True),
                 events,
                 display.say,
             ),
-            ema=trainee.ema,
             lr_at=lambda step: lr_factor(config.lr_schedule, step, planned.total_steps),
             plan=planned.epoch,
             load=piece_loader(planned, launch, known, display.say),

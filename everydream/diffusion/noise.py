@@ -37,7 +37,9 @@ def perturbed(eps_BCHW: torch.Tensor, seeds: Sequence[int], strength: float) -> 
     """Return the noise that the input is made with, where the target keeps `eps` (Ning et al. 2023, 2301.11706)."""
     if not strength:
         return eps_BCHW
-    return eps_BCHW + strength * gaussian(seeds, "input_perturbation", eps_BCHW.shape[1:]).to(eps_BCHW)
+    return eps_BCHW + strength * gaussian(seeds, "input_perturbation", eps_BCHW.shape[1:]).to(
+        eps_BCHW, non_blocking=True
+    )
 
 
 def _with_coarser_grains(eps_CHW: torch.Tensor, seed: int, discount: float) -> torch.Tensor:

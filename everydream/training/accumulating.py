@@ -1,6 +1,5 @@
 """The gradients of one step, micro-batch by micro-batch; and smaller ones where memory does not suffice."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,43 +14,8 @@ from everydream.step import training_step
 from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
 from everydream.training.metrics import Events
-from everydream.types import Batch, Rejection, StepResult
+from everydream.types import Batch, StepResult
 
-
-@dataclass(frozen=True)
-class Gathered:
-    """What a step gave, over all processes."""
-
-    losses: list[float]
-    levels: list[float]
-    """Noise level of each image, 0 (clean) .. 1 (noise)."""
-    weights: list[float]
-    """What each image's loss was multiplied by."""
-    keys: list[str]
-    failed: list[Rejection]
-    stop: int | None
-
-    def not_finite(self) -> list[str]:
-        """Return the images whose loss is not a number."""
-        return sorted({k for k, loss in zip(self.keys, self.losses, strict=True) if not math.isfinite(loss)})
-
-    @property
-    def mean(self) -> float:
-        """The mean loss per image. fsum is exact, so the order of processes and batches does not matter."""
-        return math.fsum(self.losses) / len(self.losses)
-
-    def numbers(self) -> dict[str, float]:
-        """Return the step's numbers: the mean loss, the same by quarters of the noise levels, the mean weight."""
-        found = {"loss": self.mean}
-        for number, name in enumerate(_QUARTERS):
-            mine = [x for x, level in zip(self.losses, self.levels, strict=True) if min(int(level * 4), 3) == number]
-            if mine:
-                found[f"loss/noise_{name}"] = math.fsum(mine) / len(mine)
-        return {**found, "loss_weight": math.fsum(self.weights) / len(self.weights)}
-
-
-_QUARTERS = ("0-25", "25-50", "50-75", "75-100")
-"""Per cent of noise. A loss is small where there is much of it, so only like can be compared with like."""
 _MOST_NOISE = 1000.0
 """The timestep of pure noise, for schedules of a thousand timesteps and for flows."""
 
@@ -64,20 +28,9 @@ class Pending:
     results: list[torch.Tensor] = field(default_factory=list)
     """(3, images) of each part: losses, noise levels, weights."""
 
-    def gather(self, launch: Launch, stop: int | None) -> Gathered:
-        """Return what all processes have, as plain numbers."""
-        keys = [key for loaded in self.loaded for key in loaded.batch.keys[: loaded.batch.num_real]]
-        failed = [rejection for loaded in self.loaded for rejection in loaded.failed]
-        everyone = launch.gather((torch.cat(self.results, 1).tolist(), keys, failed, stop))
-        losses, levels, weights = ([x for part in everyone for x in part[0][row]] for row in range(3))
-        return Gathered(
-            losses=losses,
-            levels=levels,
-            weights=weights,
-            keys=[key for part in everyone for key in part[1]],
-            failed=[rejection for part in everyone for rejection in part[2]],
-            stop=next((part[3] for part in everyone if part[3] is not None), None),
-        )
+    def losses(self) -> torch.Tensor:
+        """Return the losses of this process's images, on their device."""
+        return torch.cat(self.results, 1)[0]
 
 
 @dataclass

@@ -34,11 +34,16 @@ class Ema:
         self._average = [parameter.detach().to(torch.float32, copy=True) for parameter in self._live]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the weights as they are after `step` steps."""
-        weight = 1.0 - ema_decay(step, self._settings)
-        if all(parameter.dtype == torch.float32 for parameter in self._live):
-            torch._foreach_lerp_(self._average, [parameter.detach() for parameter in self._live], weight)
+    def update(self, step: int, skipped: torch.Tensor | None = None) -> None:
+        """Move the average towards the weights as they are after `step` steps.
+
+        `skipped`: where it is true, on the device of the weights, nothing moves.
+        """
+        weight: float | torch.Tensor = 1.0 - ema_decay(step, self._settings)
+        if skipped is not None:
+            weight = torch.where(skipped, 0.0, weight)
+        elif all(parameter.dtype == torch.float32 for parameter in self._live):
+            torch._foreach_lerp_(self._average, [parameter.detach() for parameter in self._live], float(weight))
             return
         # One by one, or the copies in fp32 would take as much room as the whole average.
         for average, parameter in zip(self._average, self._live, strict=True):

@@ -13,8 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedType,
     GradientAccumulationPlugin,
-    broadcast_object_list,
-    gather_object,
     set_seed,
 )
 from numpy.typing import NDArray
@@ -64,6 +62,8 @@ class Launch:
         # Nothing of ours draws from the global generators; a library that does shall at least repeat itself.
         set_seed(seed % 2**32)
         self._wrapped: list[nn.Module] = []
+        # What hosts tell each other goes past the devices, or it would wait for all that these have to do.
+        self._hosts = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
 
     @property
     def rank(self) -> int:
@@ -146,12 +146,13 @@ class Launch:
         """Add the loss's gradients; DDP averages over processes, and we want the sum."""
         self.accelerator.backward(loss * self.world)
 
-    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
-        """Clip all gradients together and return their norm before."""
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> torch.Tensor:
+        """Clip all gradients together and return their norm before, on their device."""
         largest = float("inf") if max_norm is None else max_norm
         if self.shards:
             return sharding.clip(parameters, largest)
-        return float(self.accelerator.clip_grad_norm_(parameters, largest))
+        norm: torch.Tensor = self.accelerator.clip_grad_norm_(parameters, largest)
+        return norm
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the fp16 loss scaler's state, empty in other precisions."""
@@ -184,16 +185,25 @@ class Launch:
         with self.accelerator.main_process_first() if wanted and self.world > 1 else nullcontext():
             yield
 
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all processes, on their device."""
+        total: torch.Tensor = self.accelerator.reduce(values, "sum") if self.world > 1 else values
+        return total
+
     def gather(self, item: T) -> list[T]:
         """Return every process's item, in the order of the processes."""
-        return list(gather_object([item])) if self.world > 1 else [item]
+        if self.world == 1:
+            return [item]
+        items: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(items, item, self._hosts)
+        return items
 
     def from_main(self, item: T) -> T:
         """Return the main process's item."""
         if self.world == 1:
             return item
         holder = [item]
-        broadcast_object_list(holder)
+        torch.distributed.broadcast_object_list(holder, 0, self._hosts)
         return holder[0]
 
     def wait(self) -> None:

@@ -67,11 +67,11 @@ class Lean:
         """Whether state is in CPU memory between steps."""
         return self._memory.offload_optimizer
 
-    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> torch.Tensor:
         """Return the norm of all gradients together; the next step scales them, in fp32."""
         norm = norm_of([torch.linalg.vector_norm(p.grad.float()) for p in parameters if p.grad is not None])
         self._factor = clip_factor(norm, max_norm)
-        return float(norm)
+        return norm
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""

@@ -86,10 +86,10 @@ def whole(family: Family, reshard: bool) -> Iterator[None]:
             module.reshard()  # type: ignore[operator]
 
 
-def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
     """Clip the gradients of sharded parameters together and return their norm before."""
     norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def like(parameter: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:

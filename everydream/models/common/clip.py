@@ -79,7 +79,7 @@ class Clip:
 
         A skip of n takes the output of the n-th layer from the end, as NovelAI and the tools that followed it do.
         """
-        ids_BL = self.tokenize(captions).to(next(self.encoder.parameters()).device)
+        ids_BL = self.tokenize(captions).to(next(self.encoder.parameters()).device, non_blocking=True)
         # Without gradients there is nothing to exchange: one process may sample while the others wait.
         encoder = self._call if torch.is_grad_enabled() else self.encoder
         skip, normed = self.reading.skip, self.reading.normed
