@@ -65,15 +65,17 @@ def train(
     """Fine-tune a model as the YAML says, or go on with a run."""
     with told(debug):
         from everydream.config import load_config, resolve_saved  # noqa: PLC0415
-        from everydream.training.runs import find_checkpoint  # noqa: PLC0415
+        from everydream.training.runs import find_checkpoint, restarted  # noqa: PLC0415
 
         settings = load_config(config, overrides) if config is not None else None
         if settings is None and resume in (None, "auto"):
             raise ConfigError(
                 "Say what to train: --config project.yaml, or --resume path/to/last.ckpt for a run to go on with."
             )
-        checkpoint = None
-        if resume is not None:
+        checkpoint = restarted(Path(settings.runs_dir), settings.project) if settings is not None else None
+        if checkpoint is not None and os.environ.get("RANK") == "0":
+            print(f"This launch began {checkpoint}, and goes on with it.", file=sys.stderr)
+        if resume is not None and checkpoint is None:
             runs_dir, project = (Path(settings.runs_dir), settings.project) if settings is not None else (Path(), "")
             checkpoint = find_checkpoint(resume, runs_dir, project)
             if checkpoint is None:

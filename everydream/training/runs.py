@@ -1,7 +1,9 @@
 """Run folders: `runs/<project>-<timestamp>/`, marked as ours by `run.json`."""
 
 import json
+import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -32,9 +34,9 @@ def create_run(runs_dir: Path, project: str) -> Path:
                 f"runs_dir: {runs_dir} cannot be written to ({error}). Set runs_dir to a folder of yours."
             ) from error
         (folder / "checkpoints").mkdir()
-        (folder / MARKER).write_text(
-            json.dumps({"everydream": __version__, "project": project}) + "\n", encoding="utf-8"
-        )
+        said = {"everydream": __version__, "project": project}
+        launch = {"launch": launch_id()} if launch_id() is not None else {}
+        (folder / MARKER).write_text(json.dumps(said | launch) + "\n", encoding="utf-8")
         return folder
     raise ConfigError(f"{runs_dir} holds a thousand runs named {stamp}.")
 
@@ -63,6 +65,25 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
     return path
 
 
+def launch_id() -> str | None:
+    """Return what tells torchrun's launches apart, None where there is none: its --rdzv-id, or who started this."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{socket.gethostname()}-{os.getppid()}" if given == "none" else given
+
+
+def restarted(runs_dir: Path, project: str) -> Path | None:
+    """Return the last.ckpt of the run that this launch began, if it did; None: there is nothing to go on with.
+
+    Torchrun starts all processes anew, with the same command line, when a process or a machine is lost or joins. Its
+    count of restarts says nothing of machines, so the launch's name decides.
+    """
+    if launch_id() is None:
+        return None
+    mine = [run for run in runs_of(runs_dir, project) if _marker(run).get("launch") == launch_id()]
+    paths = [path for path in (settled(run / "checkpoints" / LAST) for run in mine) if path.exists()]
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def newest_run(runs_dir: Path, project: str) -> Path | None:
     """Return the run of a project that was written to last, None if there is none."""
     return max(runs_of(runs_dir, project), key=written_at, default=None)
@@ -77,8 +98,12 @@ def written_at(run: Path) -> float:
 def runs_of(runs_dir: Path, project: str) -> list[Path]:
     """Return the project's run folders: by what run.json says, for `cat-v2-...` may be of `cat-v2` or of `cat`."""
     marked = [path for path in runs_dir.iterdir() if (path / MARKER).is_file()] if runs_dir.is_dir() else []
-    said = {path: json.loads((path / MARKER).read_text(encoding="utf-8")) for path in marked}
-    return [path for path, content in said.items() if content.get("project") == project]
+    return [path for path in marked if _marker(path).get("project") == project]
+
+
+def _marker(run: Path) -> dict[str, str]:
+    said: dict[str, str] = json.loads((run / MARKER).read_text(encoding="utf-8"))
+    return said
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -1,9 +1,14 @@
 """Two processes train as one."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,3 +121,53 @@ def test_a_run_of_one_process_goes_on_with_two(project: Callable[..., Path]) -> 
     straight = metrics_of(train_here(config, "train.max_steps=4"))
     assert [line["step"] for line in metrics_of(run)] == [1, 2, 3, 4]
     assert [line["loss"] for line in metrics_of(run)] == pytest.approx([line["loss"] for line in straight], rel=1e-4)
+
+
+def test_a_lost_machine_ends_in_a_restart_on_those_that_are_left(project: Callable[..., Path], tmp_path: Path) -> None:
+    """Two of torchrun's agents stand for two machines; one dies with all its processes in the middle of the run."""
+    config = project(
+        train={"epochs": 30, "max_steps": 24},
+        checkpoints={"every_steps": 2, "every_epochs": None, "every_minutes": None},
+        lr_schedule={"name": "constant"},
+    )
+    straight = metrics_of(train_here(config))
+    (tmp_path / "runs").rename(tmp_path / "one")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    machines = [_agent(config, port, tmp_path / f"agent{number}.txt") for number in (0, 1)]
+    try:
+        deadline = time.monotonic() + 120
+        while not any(len(path.read_text().splitlines()) > 5 for path in (tmp_path / "runs").glob("*/metrics.jsonl")):
+            assert time.monotonic() < deadline and all(machine.poll() is None for machine in machines)
+            time.sleep(0.05)
+        _kill(machines[1])
+        assert machines[0].wait(timeout=150) == 0, (tmp_path / "agent0.txt").read_text()[-3000:]
+    finally:
+        for machine in machines:
+            _kill(machine)
+    said = (tmp_path / "agent0.txt").read_text()
+    assert "Processes 2 (cpu" in said and "Processes 1 (cpu" in said and "This launch began" in said
+    (run,) = (tmp_path / "runs").iterdir()
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, 25))
+    assert [line["loss"] for line in metrics_of(run)] == pytest.approx([line["loss"] for line in straight], rel=1e-3)
+
+
+def _kill(machine: subprocess.Popen[Any]) -> None:
+    """Kill an agent and what it started, each of which is in a session of its own."""
+    if machine.poll() is None:
+        children = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
+        for pid in (*map(int, children), machine.pid):
+            os.kill(pid, signal.SIGKILL)
+        machine.wait()
+
+
+def _agent(config: Path, port: int, said: Path) -> subprocess.Popen[Any]:
+    """Start torchrun as one machine of up to two; its first one keeps the rendezvous."""
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job",
+                  "--rdzv-conf", "last_call_timeout=2,keep_alive_interval=1"]  # fmt: skip
+    with said.open("w") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc_per_node", "1", *rendezvous,
+             "--max-restarts", "3", str(ROOT / "train.py"), "--config", str(config)],
+            cwd=ROOT, stdout=out, stderr=out, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
