@@ -46,7 +46,9 @@ _MAGIC = (
 def describe(head: bytes, error: Exception, path: Path | None = None) -> str:
     """Return the reason why a file could not be opened or decoded, given its first bytes and what was raised."""
     if isinstance(error, MemoryError):
-        return "not enough memory to decode it; make it smaller or lower max_megapixels"
+        return "cannot be read: not enough memory to decode it; make it smaller or lower max_megapixels"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read: {error.strerror or error}"  # a disk or a network; Pillow's own have no number
     what, is_ours = content(head)
     if not is_ours:
         return f"not an image: {what}" if what.startswith(("a ", "an ")) else f"content is {what}"

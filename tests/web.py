@@ -24,6 +24,8 @@ class Server(ThreadingHTTPServer):
         """Name -> statuses that its next requests are answered with; the last one stays."""
         self.redirects: dict[str, str] = {}
         self.ranges = True
+        self.marks = True
+        """Whether it says what tells a file from another one of the same name."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -61,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{mark}"')
+        if server.marks:
+            self.send_header("ETag", f'"{mark}"')
         if server.ranges:
             self.send_header("Accept-Ranges", "bytes")
         self.end_headers()

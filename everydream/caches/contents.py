@@ -19,7 +19,8 @@ import numpy as np
 
 from everydream.caches.keys import KEY_BYTES, content_hash
 from everydream.caches.store import Keys, as_keys
-from everydream.data.shards import read_bytes, shard_of
+from everydream.data.remote import url_of
+from everydream.data.shards import read_bytes, shard_of, stamp_of
 from everydream.formats.atomic import atomic_file
 from everydream.types import Span
 
@@ -28,6 +29,7 @@ UNKNOWN = b"\xff" * KEY_BYTES
 _PREFIX = "contents-"
 _SETTLED_S = 3.0
 _THREADS = 8
+_REQUESTS = 16
 _MANY_FILES = 8
 
 
@@ -41,7 +43,8 @@ def hash_files(
 
     `spans`: where those that lie in shards are, as the scan found them.
     """
-    stamps = [_stamp(path, span) for path, span in zip(paths, spans, strict=True)]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        stamps = list(pool.map(_stamp, paths, spans))
     known = _remembered(folder)
     hashes = [known.get(stamp, b"") if stamp is not None else b"" for stamp in stamps]
     missing = [number for number, found in enumerate(hashes) if not found]
@@ -68,13 +71,21 @@ def _hash(path: Path, span: Span | None) -> bytes:
 
 def _stamp(path: Path, span: Span | None) -> bytes | None:
     """Return what tells a file as it is now from what it was; None where that is not certain yet."""
+    file = shard_of(path) or path
     try:
-        stat = (shard_of(path) or path).stat()
+        if url_of(file) is not None:
+            said = stamp_of(file)
+            return _digest((file.as_posix(), said, span)) if said else None
+        stat = file.stat()
     except OSError:
         return None
     if time.time() - max(stat.st_mtime, stat.st_ctime) < _SETTLED_S:
         return None
     facts = (os.fspath(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, span)
+    return _digest(facts)
+
+
+def _digest(facts: object) -> bytes:
     return hashlib.blake2b(ascii(facts).encode(), digest_size=KEY_BYTES).digest()
 
 

@@ -5,6 +5,7 @@ removed as a whole, so processes that fill one folder at once at most do the sam
 was found while training is marked by an empty file beside it, and goes when the folder is next filled.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -90,7 +91,7 @@ class Store:
                 except FileNotFoundError:
                     continue  # removed by another process just now
                 except OSError as error:
-                    self.damaged[path] = error.strerror or str(error)
+                    self._take_in(path, error)
         for number, shard in enumerate(self.shards):
             shard.rows["shard"] = number
         rows = np.concatenate([np.zeros(0, _ROW), *(shard.rows for shard in self.shards)])
@@ -105,6 +106,14 @@ class Store:
         rows["kind"] = [self._kinds.index(kind) for kind in kinds]
         rows["offset"], rows["crc32"] = [place.offset for place in places], [place.crc32 for place in places]
         return Shard(path, path.stat().st_size, header.about, rows)
+
+    def _take_in(self, path: Path, error: OSError) -> None:
+        """Note that a shard could not be read: a bad place on a disk stays one, what else there is may pass."""
+        why = error.strerror or str(error)
+        if error.errno == errno.EIO:
+            self.damaged[path] = why
+        else:
+            self._notes.append(f"{path} cannot be read at the moment: {why}")
 
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each key whether it is there, by the headers."""
@@ -124,9 +133,10 @@ class Store:
         except FileNotFoundError:
             return None  # removed by another process, for room
         except (Damaged, OSError) as error:
-            self._notes.append(f"{shard.path} is damaged, entry {key.hex()}: {error}")
-            with suppress(OSError):
-                shard.path.with_suffix(MARK).touch()
+            self._notes.append(f"{shard.path}: entry {key.hex()} cannot be used: {error}")
+            if isinstance(error, Damaged) or error.errno == errno.EIO:
+                with suppress(OSError):
+                    shard.path.with_suffix(MARK).touch()
             return None
 
     def take_notes(self) -> list[str]:
@@ -141,10 +151,15 @@ class Store:
 
     def remove_damaged(self) -> list[str]:
         """Remove what is damaged, and return a line for each."""
-        lines = [f"{path.name}: {why}" for path, why in self.damaged.items()]
-        for path in self.damaged:
-            _remove(path)
-        self.damaged.clear()
+        lines = []
+        for path, why in list(self.damaged.items()):
+            try:
+                _remove(path)
+                del self.damaged[path]
+            except OSError as error:  # somebody else's folder
+                lines.append(f"{path.name}: {why}; it cannot be removed ({error.strerror or error})")
+            else:
+                lines.append(f"{path.name}: {why}")
         return lines
 
     def touch(self, keys: Keys) -> None:
@@ -171,12 +186,16 @@ class Store:
             gone.append(shard)
             excess -= shard.bytes
         self.remove(gone)
-        return True
+        return self.taken_bytes + needed_bytes <= max_bytes
 
     def remove(self, shards: list[Shard]) -> None:
-        """Remove shards; a process that reads them at the moment goes on without, as if they had never been."""
+        """Remove shards; a process that reads them at the moment goes on without, as if they had never been.
+
+        Those of somebody else's folder stay.
+        """
         for shard in shards:
-            _remove(shard.path)
+            with suppress(PermissionError):
+                _remove(shard.path)
         self.look()
 
     def redundant(self) -> list[Shard]:
@@ -209,9 +228,9 @@ class Store:
             except Damaged as error:
                 found[shard.path] = f"entry {key}: {error}"
             except OSError as error:
-                found[shard.path] = error.strerror or str(error)
+                self._take_in(shard.path, error)
         self.damaged |= found
-        return found
+        return self.damaged
 
     def sums(self) -> list[Sum]:
         """Return what the folder holds, by what its shards say of themselves."""

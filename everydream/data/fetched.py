@@ -51,11 +51,13 @@ def place_of(*key: object) -> Path:
     return cache_folder() / "fetched" / name[:2] / name
 
 
-def find(place: Path) -> Path | None:
-    """Return the place if something is there, and note that it was used."""
+def find(place: Path, size: int) -> Path | None:
+    """Return the place if something of this size is there, and note that it was used."""
     try:
-        used = place.stat().st_mtime
-        if used < (now := time.time()) - _USED_S:
+        found = place.stat()
+        if found.st_size != size:
+            return None  # a disk that failed, or a crash before it was all there
+        if found.st_mtime < (now := time.time()) - _USED_S:
             os.utime(place, (now, now))
     except OSError:
         return None

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from everydream.data.remote import names_in, url_of
 from everydream.data.settings import CaptionSettings, SourceSettings
+from everydream.data.shards import why
 from everydream.data.texts import BadText, Entry, check_keys, normalise, parse_yaml, read_text
 
 Value = float | int | bool | str
@@ -115,7 +116,13 @@ def read_level(root: Path, folder: str, above: _Level) -> _Level:
     problems_local: list[str] = []
     globals_: dict[str, Setting] = {}
     locals_: dict[str, Setting] = {}
-    for name in _setting_files(root / folder):
+    try:
+        names = _setting_files(root / folder)
+    except OSError as error:
+        # It may hold settings that the images below are to be trained by: without them they are not used.
+        names = []
+        problems_global.append(f"{folder or 'the folder'}: its setting files cannot be read ({why(error)})")
+    for name in names:
         is_global = name.lower().startswith("global.")
         target, problems = (globals_, problems_global) if is_global else (locals_, problems_local)
         file = f"{folder}/{name}" if folder else name
@@ -129,11 +136,12 @@ def read_level(root: Path, folder: str, above: _Level) -> _Level:
 
 
 def _setting_files(folder: Path) -> list[str]:
+    """Return the names of a folder's setting files. Raises OSError."""
     try:
         if (url := url_of(folder)) is not None:
             return sorted(name for name in names_in(url) if name.lower() in SETTING_FILES)
         return sorted(entry.name for entry in folder.iterdir() if entry.name.lower() in SETTING_FILES)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []  # a manifest may name images in folders that are not there
 
 

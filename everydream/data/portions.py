@@ -134,7 +134,7 @@ def _of_folders(task: Task) -> Iterator[Portion | Rejection]:
                 continue
             joined = _END.join(files)
             facts = f"{joined}{_END}{_END}{_END.join(stamps)}".encode("utf-8", "surrogateescape")
-            signature = b"" if fresh and _is_fresh(stamps, latest_ns) else _signed(common, facts)
+            signature = b"" if "" in stamps or (fresh and _is_fresh(stamps, latest_ns)) else _signed(common, facts)
             yield Portion(task.number, folder.path, joined, images, signature, here)
 
 

@@ -12,8 +12,10 @@ import json
 import os
 import sqlite3
 import tarfile
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -30,6 +32,7 @@ from pictures.decode import BadImage
 SUFFIX = ".tar"
 _SHARDS_KNOWN = 16
 _FETCH_BYTES = 8 << 20
+_ASK_AGAIN_S = 60.0
 _NAME_BYTES = 100
 """Of a tar header; longer names stand elsewhere."""
 _TABLE = "CREATE TABLE IF NOT EXISTS shards (path BLOB PRIMARY KEY, stamp TEXT, members BLOB)"
@@ -109,18 +112,23 @@ def list_shard(path: Path) -> list[str]:
 
 
 def stamp_of(path: Path) -> str:
-    """Return what tells a file from another one of the same name. Raises OSError."""
+    """Return what tells a file from another one of the same name, "" for nothing. Raises OSError."""
     url = remote.url_of(path)
     if url is not None:
-        found = _remote_stamp(url)
-        return f"{found.size} {found.mark}"
+        return remote_stamp_of(_remote_stamp(url))
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+
+
+def remote_stamp_of(found: remote.Stamp) -> str:
+    """Return a remote file's stamp as a text; "" where its server says nothing of changes, so nothing is known."""
+    return f"{found.size} {found.mark}" if found.mark else ""
 
 
 def forget() -> None:
     """Ask servers and shards anew: a scan begins."""
     _remote_stamp.cache_clear()
+    _asked_at.clear()
     _members.cache_clear()
     _places_in.cache_clear()
 
@@ -132,16 +140,34 @@ def _range(path: Path, start: int, end: int) -> bytes:
     url = remote.url_of(path)
     if url is None:
         return _pread(path, start, end)
-    stamp = _remote_stamp(url)
-    if (whole := fetched.find(fetched.place_of(url, stamp))) is not None:
-        return _pread(whole, start, end)
+    stamp = _unchanged(url)
     place = fetched.place_of(url, stamp, start, end)
-    if fetched.is_kept(end - start) and fetched.find(place) is not None:
-        return _pread(place, 0, end - start)
+    for kept, size, first in ((fetched.place_of(url, stamp), stamp.size, start), (place, end - start, 0)):
+        if _is_kept(stamp, size) and fetched.find(kept, size) is not None:
+            with suppress(FileNotFoundError):  # another process made room just now
+                return _pread(kept, first, first + end - start)
     block = remote.read_range(url, start, end)
-    if fetched.is_kept(len(block)):
+    if _is_kept(stamp, len(block)):
         fetched.keep(place, [block])
     return block
+
+
+def _is_kept(stamp: remote.Stamp, num_bytes: int) -> bool:
+    """Tell whether what a server gave is kept: not where it would not say that the file has changed."""
+    return bool(stamp.mark) and fetched.is_kept(num_bytes)
+
+
+def _unchanged(url: str) -> remote.Stamp:
+    """Return a remote file's stamp as it was first seen. Raises OSError where it is another one now.
+
+    Asked every minute; what changes in between is noticed by then.
+    """
+    stamp, now = _remote_stamp(url), time.monotonic()
+    if now - _asked_at.setdefault(url, now) >= _ASK_AGAIN_S:
+        if remote.stamp_of(url) != stamp:
+            raise OSError(errno.ESTALE, "it is not the file that was scanned: its size, ETag or date has changed", url)
+        _asked_at[url] = now
+    return stamp
 
 
 def _pread(path: Path, start: int, end: int) -> bytes:
@@ -161,6 +187,10 @@ def _remote_file(path: Path, span: Span | None) -> bytes:
     if span is not None and _remote_stamp(url).size != size:
         raise OSError(errno.ESTALE, f"it has {_remote_stamp(url).size} bytes, and {size} when it was scanned", url)
     return content
+
+
+_asked_at: dict[str, float] = {}
+"""URL -> when its server was last asked about it."""
 
 
 @lru_cache(4096)
@@ -193,7 +223,7 @@ def _members(path: str, stamp: str) -> Members:
     try:
         key = os.fsencode(os.path.abspath(path))  # noqa: PTH100 - a text goes in
         query = "SELECT members FROM shards WHERE path = ? AND stamp = ?"
-        row = base.run(lambda sqlite: sqlite.execute(query, (key, stamp)).fetchone())
+        row = base.run(lambda sqlite: sqlite.execute(query, (key, stamp)).fetchone()) if stamp else None
         known = _unpacked(row[0]) if row is not None else None
         if known is not None:
             names, offsets, sizes = known
@@ -205,7 +235,8 @@ def _members(path: str, stamp: str) -> Members:
                 with sqlite:
                     sqlite.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", (key, stamp, packed))
 
-            base.run(write)
+            if stamp:
+                base.run(write)
     finally:
         base.close()
     return Members(Strings.of(names), np.array(offsets, np.int64), np.array(sizes, np.int64))
@@ -263,10 +294,10 @@ def _fetched_whole(url: str) -> Path | None:
     """Return a copy of a remote shard: a scan looks at all of it, once. None where it is too large to be kept."""
     stamp = _remote_stamp(url)
     place = fetched.place_of(url, stamp)
-    if fetched.find(place) is not None:
-        return place
-    if not fetched.is_kept(stamp.size):
+    if not _is_kept(stamp, stamp.size):
         return None
+    if fetched.find(place, stamp.size) is not None:
+        return place
 
     def blocks() -> Iterator[bytes]:
         for start in range(0, stamp.size, _FETCH_BYTES):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from everydream.data import remote
 from everydream.data.shards import SUFFIX as SHARD
-from everydream.data.shards import list_shard, stamp_of, why
+from everydream.data.shards import list_shard, remote_stamp_of, stamp_of, why
 
 _REQUESTS = 16
 
@@ -107,7 +107,7 @@ def _remote_folders(root: Path, url: str) -> Iterator[Folder]:
         for path, stamp in remote.files_below(url):
             folder, name = posixpath.split(path)
             if name and not any(part.startswith(".") for part in path.split("/")):
-                by_folder.setdefault(folder, []).append((name, f"{stamp.size} {stamp.mark}"))
+                by_folder.setdefault(folder, []).append((name, remote_stamp_of(stamp)))
     except OSError as error:
         yield Folder("", [], f"the folder cannot be listed: {error.strerror or error}")
         return

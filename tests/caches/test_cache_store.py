@@ -1,5 +1,6 @@
 """A folder of shards: whole or not there, damage found, room kept, shared by processes."""
 
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -181,3 +182,40 @@ def test_a_file_that_was_just_changed_is_not_remembered(tmp_path: Path) -> None:
     path.write_bytes(b"new")
     assert hash_files(tmp_path / "cache", [path], [None])[0] == np.bytes_(content_hash(b"new"))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("number", "is_damage"), [(errno.ESTALE, False), (errno.ETIMEDOUT, False), (errno.EIO, True)])
+def test_what_may_pass_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_damage: bool
+) -> None:
+    """A network that did not answer costs this reading; a bad place on a disk costs the shard."""
+    store = filled(tmp_path, range(3))
+
+    def fails(*_: object) -> None:
+        raise OSError(number, "it fails")
+
+    for name in ("read_entry", "read_header"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"everydream.caches.store.{name}", fails)
+            assert bool(Store(tmp_path).damaged) == (is_damage and name == "read_header")
+            assert bool(Store(tmp_path).take_notes()) == (not is_damage and name == "read_header")
+            if name == "read_entry":
+                assert store.read(key(1)) is None and "it fails" in store.take_notes()[0]
+    assert bool(list(tmp_path.glob("*.damaged"))) == is_damage
+
+
+def test_the_cache_of_somebody_else_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shards can be read, and neither removed nor marked."""
+    store = filled(tmp_path, range(3), range(3, 6))
+    torn = store.shards[0].path
+    torn.write_bytes(torn.read_bytes()[:-4])
+
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    store = Store(tmp_path)
+    (line,) = store.remove_damaged()
+    assert line == f"{torn.name}: cut short; it cannot be removed (Permission denied)"
+    assert not store.make_room(1, store.taken_bytes, as_keys([])), "no room can be made"
+    assert len(store.shards) == 1

@@ -1,5 +1,6 @@
 """Sources on servers: the same images as on this machine, and every way in which a server disappoints."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import fields
@@ -12,7 +13,8 @@ from tars import png, write_shard
 from test_shards import captions_of, reasons
 from web import Server, served
 
-from everydream.data import fetched, remote
+from everydream.caches.contents import hash_files
+from everydream.data import fetched, folders, remote, shards
 from everydream.data.base import cache_folder
 from everydream.data.remote import _is_open
 from everydream.data.scan import scan
@@ -195,7 +197,7 @@ def test_the_cache_is_bounded_and_the_longest_unused_goes_first(monkeypatch: pyt
         assert fetched.keep(place, [bytes(1000)])
         os.utime(place, (1000 + number, 1000 + number))
     fetched.tidy()
-    kept = [number for number in range(30) if fetched.find(fetched.place_of(number))]
+    kept = [number for number in range(30) if fetched.find(fetched.place_of(number), 1000)]
     assert 9 <= len(kept) <= 10 and kept == list(range(kept[0], 30))
     assert not fetched.is_kept(3000), "a file that would take a quarter of it"
 
@@ -212,3 +214,77 @@ def test_a_full_disk_is_done_without(server: Server, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Path, "replace", full)
     assert len(scanned(f"{server.url}/000.tar")) == 4
+
+
+def repainted(server: Server) -> None:
+    """Put other pixels into a shard that stays as it is in names and sizes."""
+    path = server.folder / "000.tar"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(PLAIN, PLAIN[::-1]))
+    assert path.read_bytes() != content
+
+
+PLAIN = bytes(range(200))
+"""In the place of a picture, so that its bytes can be found in the tar."""
+
+
+def test_what_changes_under_us_is_found_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same place, of the same size: only the server's word tells."""
+    write_shard(server.folder / "000.tar", {"00000.png": png(0), "00000.txt": "a thing", "note.bin": PLAIN})
+    index = scanned(f"{server.url}/000.tar")
+    pixels(index, 0)
+    repainted(server)
+    pixels(index, 0)  # asked every minute
+    monkeypatch.setattr(shards, "_ASK_AGAIN_S", 0.0)
+    with pytest.raises(BadImage, match="it is not the file that was scanned"):
+        pixels(index, 0)
+    assert len(scanned(f"{server.url}/000.tar")) == 1, "a scan takes it as it is now"
+
+
+def test_nothing_is_remembered_of_a_server_that_does_not_say_what_changed(server: Server) -> None:
+    server.marks = False
+    write_shard(server.folder / "000.tar", {"00000.png": png(0), "00000.txt": "a thing", "note.bin": PLAIN})
+    path = Path(f"{server.url}/000.tar/note.bin")
+    assert len(scanned(f"{server.url}/000.tar")) == 1 and shards.read_bytes(path) == PLAIN
+    repainted(server)
+    shards.forget()
+    assert shards.read_bytes(path) == PLAIN[::-1]
+    asked = server.asked["GET 000.tar"]
+    assert len(scanned(f"{server.url}/000.tar")) == 1 and server.asked["GET 000.tar"] > asked
+    assert not list(cache_folder().glob("fetched/*/*"))
+
+
+@pytest.mark.parametrize("harm", ["cut short", "gone"])
+def test_a_kept_file_that_was_harmed_is_fetched_again(server: Server, harm: str) -> None:
+    index = scanned(f"{server.url}/000.tar")
+    before = pixels(index, 0)
+    (kept,) = cache_folder().glob("fetched/*/*")
+    kept.write_bytes(kept.read_bytes()[:100]) if harm == "cut short" else kept.unlink()
+    assert np.array_equal(pixels(index, 0), before)
+
+
+def test_bytes_of_remote_files_are_hashed_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fetched.LIMIT, "0")
+    index = scanned(f"{server.url}/000.tar")
+    files, spans = [index.file(record) for record in range(4)], [index.span(record) for record in range(4)]
+    first = hash_files(tmp_path / "hashes", files, spans)
+    asked = server.asked["GET 000.tar"]
+    assert (hash_files(tmp_path / "hashes", files, spans) == first).all() and server.asked["GET 000.tar"] == asked
+    write_shard(server.folder / "000.tar", {f"{n:05}.png": png(9 - n) for n in range(4)})
+    shards.forget()
+    assert (hash_files(tmp_path / "hashes", files, spans) != first).all()
+
+
+def test_setting_files_that_a_server_does_not_list_are_no_settings_but_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`multiply.txt` may lie there: the images are not trained on as if it did not."""
+    above = folders.read_level(Path("memory:/set"), "", folders._Level({}, {}, (), ()))
+    assert above.problems == ()
+
+    def refused(url: str) -> list[str]:
+        raise OSError(errno.EIO, "the server answered 403", url)
+
+    monkeypatch.setattr(folders, "names_in", refused)
+    level = folders.read_level(Path("memory:/set"), "dogs", above)
+    assert level.problems == ("dogs: its setting files cannot be read (memory://set/dogs: the server answered 403)",)

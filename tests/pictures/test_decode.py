@@ -322,7 +322,7 @@ def test_out_of_memory_is_a_bad_image(tmp_path, monkeypatch):
 
     path = saved(tmp_path, NOISE_HWC)
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
-    with pytest.raises(BadImage, match=r"^not enough memory to decode it"):
+    with pytest.raises(BadImage, match=r"^cannot be read: not enough memory to decode it"):
         decode(path)
 
 

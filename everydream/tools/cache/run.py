@@ -55,9 +55,11 @@ def verify(folder: Path, progress: Callable[[int, str], None] = lambda done, sai
         with suppress(OSError):
             path.with_suffix(MARK).touch()
     entries = sum(len(shard.rows) for shard in store.shards)
-    lines = [f"{path}: damaged: {why}" for path, why in found.items()]
+    lines = [*(f"{path}: damaged: {why}" for path, why in found.items()), *store.take_notes()]
+    if found:
+        lines.append(f"{len(found)} damaged; the next run, or everydream cache fill, makes them anew.")
     if lines:
-        return [*lines, f"{len(lines)} damaged; the next run, or everydream cache fill, makes them anew."], False
+        return lines, False
     return [f"{folder}: {len(store.shards)} shards, {entries} entries, all as they were written"], True
 
 
