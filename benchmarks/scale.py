@@ -3,7 +3,8 @@
     python benchmarks/scale.py --work DIR [--files 200000] [--repeats 5] [--only scan plan]
 
 Makes folders of small JPEGs with captions beside them in DIR, once (hard links to a few real ones, so that a set takes
-names and no space), tar shards, and indexes of numbers alone. `train` trains a tiny model on 300,000 images in shards
+names and no space), tar shards, and indexes of numbers alone. `manifest` reads a Parquet file with a row an image, of
+which one in a hundred names a file that is not there (--rows 5000000 is what others fail at). `train` trains a tiny model on 300,000 images in shards
 and on 3,000 of them, and watches the memory of the run and its workers. Every measurement is a process of its own. What
 is cold is our cache; the operating system's has seen the files. Rates per core are by CPU time, user and system, of all
 processes.
@@ -23,7 +24,7 @@ import tarfile
 import time
 from pathlib import Path
 
-WHAT = ("scan", "plan", "table", "train")
+WHAT = ("scan", "plan", "table", "manifest", "train")
 ROOT = Path(__file__).resolve().parents[1]
 PER_FOLDER = 10_000
 LINKS = 30_000
@@ -68,12 +69,13 @@ from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings
 before = resource.getrusage(resource.RUSAGE_SELF)
 began = time.perf_counter()
-index = scan(DataSettings(sources=[{"path": sys.argv[1]}]), CaptionSettings())
+source = {"path": sys.argv[1], **({"captions": "manifest"} if sys.argv[1].endswith(".parquet") else {})}
+index = scan(DataSettings(sources=[source]), CaptionSettings())
 ended = time.perf_counter()
 mine, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
 cpu = mine.ru_utime + mine.ru_stime - before.ru_utime - before.ru_stime + others.ru_utime + others.ru_stime
 print(json.dumps({
-    "images": len(index), "wall": ended - began, "cpu": cpu, "import_mb": before.ru_maxrss / 1024,
+    "images": len(index), "rejected": len(index.rejected), "wall": ended - began, "cpu": cpu, "import_mb": before.ru_maxrss / 1024,
     "peak_mb": mine.ru_maxrss / 1024, "worker_mb": others.ru_maxrss / 1024,
 }))
 """
@@ -190,6 +192,27 @@ def tables(work: Path) -> None:
           f"{row['bytes']:.0f} bytes an image on disk, {row['held']:.0f} in memory", flush=True)  # fmt: skip
 
 
+def manifests(work: Path, rows: int) -> None:
+    """Print what a manifest takes of which one path in a hundred leads nowhere."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    dead = range(99, rows, 100)
+    folder = images(work, rows - len(dead), "numbers")
+    manifest = folder.with_name(f"{folder.name}.parquet")
+    if not manifest.exists():
+        live = iter(f"{folder.name}/{n // PER_FOLDER:04}/{n:09}.jpg" for n in range(rows))
+        names = [f"{folder.name}/gone/{n}.jpg" if n in dead else next(live) for n in range(rows)]
+        captions = [f"a photo of thing number {n}, in a row with all others" for n in range(rows)]
+        pq.write_table(pa.table({"path": names, "caption": captions}), manifest)
+    shutil.rmtree(work / "cache", ignore_errors=True)
+    for what in ("cold", "second"):
+        row = run(SCAN, manifest, work / "cache")
+        print(f"manifest of {rows:,} rows, {what}: {row['images']:,} images, {row['rejected']:,} rejected, "
+              f"{row['wall']:.0f} s, {rows / row['cpu']:,.0f} rows/s a core, peak {row['peak_mb']:.0f} MB, largest "
+              f"worker {row['worker_mb']:.0f} MB", flush=True)  # fmt: skip
+
+
 def shards(work: Path, count: int, per_shard: int = 10_000) -> Path:
     """Return a folder of tar shards of so many 64-pixel JPEGs with captions, made where it lacks."""
     import numpy as np  # noqa: PLC0415
@@ -274,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--files", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT)
     parser.add_argument("--steps", type=int, default=200)
@@ -285,6 +309,8 @@ def main() -> None:
         plans(arguments.work, arguments.repeats)
     if "table" in arguments.only:
         tables(arguments.work)
+    if "manifest" in arguments.only:
+        manifests(arguments.work, arguments.rows)
     if "train" in arguments.only:
         trains(arguments.work, arguments.steps)
     print(f"{time.perf_counter() - started:.0f} s in all; this process {resource.getrusage(0).ru_maxrss >> 10} MB")

@@ -6,7 +6,6 @@ All of it is a function of the run: no clock, no path, no machine but the librar
 is kept in last.ckpt, so a resumed run, which has no base any more, writes the same files.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from everydream import __version__
 from everydream.config import RunConfig
+from everydream.data.digests import Digests
 from everydream.formats.hashes import sha256_of, weights_sha256
 from everydream.formats.provenance import About
 from everydream.models.common.loading import find
@@ -49,8 +49,8 @@ def base_of(settings: ModelSettings) -> dict[str, Any]:
     }
 
 
-def made_of(planned: Planned, images: Mapping[str, int], checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return what is the same for a whole run; `images`: key -> digest of all that the run looks at."""
+def made_of(planned: Planned, images: Digests, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Return what is the same for a whole run; `images`: all that the run looks at."""
     config = planned.config
     if checkpoint is None:
         base = base_of(config.model)
@@ -67,7 +67,7 @@ def made_of(planned: Planned, images: Mapping[str, int], checkpoint: Checkpoint 
         "base": base,
         "resolution": config.data.resolution,
         "data": {
-            "fingerprint": fingerprint(images),
+            "fingerprint": images.fingerprint(),
             "images": int((~held_out_N).sum()),
             "held_out": int(held_out_N.sum()),
             "sources": list(_sources(planned, ~held_out_N)),
@@ -92,12 +92,6 @@ def told(config: RunConfig, about: About) -> About | None:
     if how == "none":
         return None
     return about if how == "full" else {name: about[name] for name in about if name not in ("config", "examples")}
-
-
-def fingerprint(images: Mapping[str, int]) -> str:
-    """Return one hash of a data set, whatever order its images came in: over their keys and digests, by key."""
-    listed = json.dumps(sorted(images.items()), ensure_ascii=True)
-    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _sources(planned: Planned, trained_N: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:

@@ -70,7 +70,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     trainee = prepare(config, launch, planned, load_family(config, checkpoint), checkpoint, changed)
     made_of = provenance.made_of(planned, facts.images, checkpoint) if launch.is_main else {}
     base, watch, keys = (
-        (checkpoint.base, checkpoint.watch, list(checkpoint.facts.images)) if checkpoint is not None else ({}, {}, [])
+        (checkpoint.base, checkpoint.watch, checkpoint.facts.images.keys) if checkpoint is not None else ({}, {}, [])
     )
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
     stepping = launch.prepare(trainee.family, trainee.optimizer)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everydream.control import ControlPictures, prompt_sets
+from everydream.data.digests import keys_of
 from everydream.evaluation.heldout import Role, evenly, measured_records, of_role
 from everydream.evaluation.judging import BLED, FORGOTTEN, LEARNED, Decision, Judge, best_of, points_of
 from everydream.formats.atomic import atomic_file
@@ -87,13 +88,12 @@ class Watching:
         """Write the images whose loss stands out."""
         if not step or not self.writer.launch.is_main:
             return
-        entries = self.ledger.entries()
-        fallen = sorted(entries, key=lambda entry: -entry.fallen)
+        high, fallen = self.ledger.standing_out(_LISTED)
         content = {
             "step": step,
-            "images": len(entries),
-            "high": [asdict(entry) for entry in entries[:_LISTED]],
-            "fallen": [asdict(entry) for entry in fallen[:_LISTED]],
+            "images": int((self.ledger.judged_N > 0).sum()),
+            "high": [asdict(entry) for entry in high],
+            "fallen": [asdict(entry) for entry in fallen],
         }
         with atomic_file(self.run / LEDGER) as partial:
             partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -138,7 +138,7 @@ def make_watching(planned: Planned, writer: Writer, metrics: JsonLines, run: Pat
         compared = evenly(_trained(planned, "training"), config.control.compared)
         training = measured_records(planned.index, compared, config.data, config.seed, 1)
         control = ControlPictures(config, run / "control", prompts, training, sampler, notebook)
-    ledger = Ledger([planned.index.key(record) for record in range(len(planned.index))], planned.index.source_N)
+    ledger = Ledger(keys_of(planned.index), planned.index.source_N)
     return Watching(planned, writer, run, ledger, notebook, movement, control, sampler)
 
 

@@ -108,22 +108,31 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Return what is said of every image that could be judged, the largest excess first."""
-        if not self.judged_N.any():
-            return []
+        return self.standing_out(len(self.keys))[0]
+
+    def standing_out(self, most: int) -> tuple[list[Entry], list[Entry]]:
+        """Return, of the images that could be judged, those of the largest excess and those that fell the furthest."""
         rows = np.flatnonzero(self.judged_N)
+        if not len(rows):
+            return [], []
         trust = self.judged_N[rows] / (self.judged_N[rows] + _DOUBT)
         mean, fallen = self.mean_N[rows], self.first_N[rows] - self.recent_N[rows]
         excess, fallen = (self._beside_others(rows, values) * trust for values in (mean, fallen))
-        order = np.argsort(-excess, kind="stable")
-        return [
-            Entry(
-                key=self.keys[rows[i]],
-                visits=int(self.visits_N[rows[i]]),
-                excess=float(np.expm1(excess[i])),
-                fallen=float(-np.expm1(-fallen[i])),
-            )
-            for i in order
-        ]
+        by_excess = np.argsort(-excess, kind="stable")
+        by_fall = by_excess[np.argsort(-fallen[by_excess], kind="stable")]
+        high, far = (
+            [
+                Entry(
+                    key=self.keys[rows[i]],
+                    visits=int(self.visits_N[rows[i]]),
+                    excess=float(np.expm1(excess[i])),
+                    fallen=float(-np.expm1(-fallen[i])),
+                )
+                for i in order[:most]
+            ]
+            for order in (by_excess, by_fall)
+        )
+        return high, far
 
     def _beside_others(self, rows: NDArray[np.int64], values: Floats) -> Floats:
         """Return values less the median of their source.
@@ -146,8 +155,14 @@ class Ledger:
         """Take up what was saved for images of these keys; those that are new start anew."""
         for name in _TABLES:
             setattr(self, name, saved[name].numpy().copy())
-        pairs = [(self._row[key], old) for old, key in enumerate(keys) if key in self._row]
-        rows, old = np.array(pairs, np.int64).reshape(-1, 2).T
+        # Behind the images that were trained on then, the keys go on with those that were only measured.
+        trained = keys[: len(saved["visits_N"])]
+        if isinstance(trained, list) and trained == self.keys:
+            rows = old = np.arange(len(trained))
+        else:
+            row_of = {key: row for row, key in enumerate(self.keys)}
+            pairs = [(row_of[key], old) for old, key in enumerate(trained) if key in row_of]
+            rows, old = np.array(pairs, np.int64).reshape(-1, 2).T
         for name in _COLUMNS:
             getattr(self, name)[rows] = saved[name].numpy()[old]
         self._seen = Counter(dict(enumerate(np.bincount(self.sources, self.visits_N).astype(int).tolist())))

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from everydream.data.digests import Digests, differences
+from everydream.data.strings import Strings
 from everydream.errors import FormatError, ResumeError
 from everydream.evaluation.measuring import Loss
 from everydream.formats.files import METADATA_KEY, StateDict, is_safetensors, read_contents, total_bytes
@@ -41,17 +42,12 @@ class Facts:
 
     config: dict[str, Any]
     """The resolved settings."""
-    images: dict[str, int]
-    """Record key -> digest."""
+    images: Digests
 
     @staticmethod
     def of(config: dict[str, Any], *indexes: Index) -> "Facts":
         """Return the facts of a run."""
-        images: dict[str, int] = {}
-        for index in indexes:
-            keys = [index.key(record) for record in range(len(index))]
-            images |= zip(keys, index.digest_N.view(np.int64).tolist(), strict=True)
-        return Facts(config, images)
+        return Facts(config, Digests.of(*indexes))
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,9 @@ def checkpoint_contents(
         "scaler": dict(scaler),
         "config": json.dumps(facts.config, sort_keys=True),
         PROVENANCE: json.dumps(provenance, sort_keys=True),
-        "image_keys": json.dumps(list(facts.images)),
-        "image_digests": torch.tensor(list(facts.images.values()), dtype=torch.int64),
+        "image_keys": torch.frombuffer(bytearray(facts.images.keys.data), dtype=torch.uint8),
+        "image_key_offsets": torch.from_numpy(facts.images.keys.offsets),
+        "image_digests": torch.from_numpy(facts.images.digest_N),
         "base_identities": torch.tensor(list(base), dtype=torch.int64),
         "base_losses": torch.tensor([loss.all for loss in base.values()], dtype=torch.float64),
         "base_coarse": torch.tensor([loss.coarse for loss in base.values()], dtype=torch.float64),
@@ -174,7 +171,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ResumeError(
             f"{path} was written by another version of EveryDream (state {ours['version']}, this one reads {VERSION})."
         )
-    keys = json.loads(ours["image_keys"])
     return Checkpoint(
         path=path,
         tensors=contents["state_dict"],
@@ -186,11 +182,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         scaler=ours["scaler"],
         progress=Progress(**ours["progress"]),
         machine=ours["machine"],
-        facts=Facts(json.loads(ours["config"]), dict(zip(keys, ours["image_digests"].tolist(), strict=True))),
+        facts=Facts(json.loads(ours["config"]), Digests(_keys_of(ours), ours["image_digests"].numpy())),
         base=_base_of(ours),
         watch=ours.get("watch", {}),
         provenance=provenance_in(contents),
     )
+
+
+def _keys_of(ours: dict[str, Any]) -> Strings:
+    """Return the images' keys, which older files have as JSON."""
+    if isinstance(ours["image_keys"], str):
+        return Strings.of(json.loads(ours["image_keys"]))
+    return Strings(ours["image_keys"].numpy().tobytes(), ours["image_key_offsets"].numpy())
 
 
 def _base_of(ours: dict[str, Any]) -> dict[int, Loss]:
@@ -221,7 +224,6 @@ _FREE = (
     "preservation.every_steps", "preservation.every_epochs", "validation.every_steps", "validation.every_epochs",
     "control", "stop", "memory.offload_optimizer", "memory.offload_frozen", "cache.folder", "cache.max_gb",
 )  # fmt: skip
-_SHOWN = 20
 
 
 def changes(before: Facts, now: Facts) -> list[str]:
@@ -232,14 +234,7 @@ def changes(before: Facts, now: Facts) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not _is_free(key, old.get(key), new.get(key))
     ]
-    removed = [f"image gone: {key}" for key in before.images if key not in now.images]
-    added = [f"image new: {key}" for key in now.images if key not in before.images]
-    edited = [f"image or caption changed: {k}" for k, d in now.images.items() if before.images.get(k, d) != d]
-    for kind in (removed, added, edited):
-        lines += kind[:_SHOWN]
-        if len(kind) > _SHOWN:
-            lines.append(f"... and {len(kind) - _SHOWN} more of these")
-    return lines
+    return [*lines, *differences(before.images, now.images)]
 
 
 def require_same(checkpoint: Checkpoint, now: Facts, allow_changes: bool) -> list[str]:
