@@ -9,6 +9,8 @@ is its door.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import yaml
@@ -17,8 +19,8 @@ from everydream import provenance
 from everydream.caching import make_caches, variants_of, workers_of
 from everydream.class_images import describe_missing, make_missing, with_class_images
 from everydream.config import RunConfig, completed
-from everydream.data.loader import Known, Loaded, PieceDataset, load_pieces
-from everydream.data.plan import pieces_for_rank
+from everydream.data.loader import JobDataset, Known, Loaded
+from everydream.data.streaming import Stream
 from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
@@ -90,6 +92,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         metrics.JsonLines(only_main and only_main / "metrics.jsonl") as lines,
         StopRequest() as stop,
         display.training(planned.total_steps, progress.step, config.train.epochs),
+        loading(planned, launch, known) as stream,
     ):
         events.note("started" if resume is None else "resumed", step=progress.step)
         note_rejected(planned, events)
@@ -115,8 +118,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
                 display.say,
             ),
             lr_at=lambda step: lr_factor(config.lr_schedule, step, planned.total_steps),
-            plan=planned.epoch,
-            load=piece_loader(planned, launch, known, display.say),
+            plan=stream.plan_of,
+            load=telling(stream.epoch, display.say),
             save=writer.save,
             saved=writer.saved,
             export=writer.export,
@@ -203,19 +206,31 @@ def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee
     return run
 
 
-def piece_loader(
-    planned: Planned, launch: Launch, known: Known | None, say: Callable[[str], None]
+def loading(planned: Planned, launch: Launch, known: Known | None) -> Stream:
+    """Return what loads this process's pieces of the run; `known`: what caches have of it."""
+    config = planned.config
+    jobs = JobDataset(
+        planned.index, planned.buckets, config.data, config.seed, config.captions, planned.total_steps,
+        variants_of(config), known,
+    )  # fmt: skip
+    return Stream(
+        jobs,
+        lru_cache(1)(planned.epoch),  # the stream asks for an epoch's plan some steps before the loop does
+        [0, *accumulate(planned.steps_per_epoch)][:-1],
+        planned.total_steps,
+        (launch.rank, launch.world),
+        workers_of(config, launch),
+        pin=launch.device.type == "cuda",
+    )
+
+
+def telling(
+    load: Callable[[EpochPlan, int], Iterator[Loaded]], say: Callable[[str], None]
 ) -> Callable[[EpochPlan, int], Iterator[Loaded]]:
-    """Return what loads this process's pieces of an epoch from a step on; `known`: what caches have of it."""
-    config, workers = planned.config, workers_of(planned.config, launch)
+    """Return `load` with what caches have to tell said."""
 
     def load_epoch(plan: EpochPlan, start: int) -> Iterator[Loaded]:
-        pieces = list(pieces_for_rank(plan, launch.rank, launch.world, start))
-        dataset = PieceDataset(
-            pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions,
-            sum(planned.steps_per_epoch[: plan.epoch]), planned.total_steps, variants_of(config), known,
-        )  # fmt: skip
-        for loaded in load_pieces(dataset, workers):
+        for loaded in load(plan, start):
             for note in loaded.notes:
                 say(f"Cache: {note}")
             yield loaded

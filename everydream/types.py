@@ -176,7 +176,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one bucket. Images from `num_real` on are fillers of loss scale 0 (see `data.loader`)."""
+    """Samples of one bucket. Images from `num_real` on are fillers of loss scale 0 (see `data.collating`)."""
 
     pixels_BCHW: torch.Tensor
     captions: list[str]
@@ -229,14 +229,21 @@ class Batch:
         )  # fmt: skip
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`; from pinned memory a GPU copies while this process goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its tensors in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(
             self,
-            pixels_BCHW=self.pixels_BCHW.to(device),
-            loss_scale_B=self.loss_scale_B.to(device),
-            mask_B1HW=None if self.mask_B1HW is None else self.mask_B1HW.to(device),
-            moments_BCHW=None if self.moments_BCHW is None else self.moments_BCHW.to(device),
-            read=None if self.read is None else self.read.to(device),
+            pixels_BCHW=change(self.pixels_BCHW),
+            loss_scale_B=change(self.loss_scale_B),
+            mask_B1HW=None if self.mask_B1HW is None else change(self.mask_B1HW),
+            moments_BCHW=None if self.moments_BCHW is None else change(self.moments_BCHW),
+            read=None if self.read is None else self.read.each(change),
         )
 
 
@@ -257,13 +264,14 @@ class Conditioning:
 
     def part(self, some: slice) -> Conditioning:
         """Return it for some of the images."""
-        return self._each(lambda tensor: tensor[some])
+        return self.each(lambda tensor: tensor[some])
 
     def to(self, device: torch.device) -> Conditioning:
         """Return it with its tensors on `device`."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self.each(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
+        """Return it with each of its tensors changed."""
         return Conditioning(*(None if t is None else change(t) for t in vars(self).values()))  # type: ignore[arg-type]
 
 

@@ -1,14 +1,15 @@
 """From an image file to pixels: nothing is guessed, and whatever Pillow raises becomes `BadImage` with a reason.
 
 Pixels are always 8-bit sRGB, upright, on an opaque background. `probe` reads headers only; `decode` decodes;
-`opened` and `upright_rgb` are their parts. Files are told apart by content; only formats of `EXTENSIONS` are ever
-opened, so that a misnamed EPS cannot start Ghostscript.
+`opened` and `upright_rgb` are their parts. Plain JPEGs take a shorter way to the same pixels (`pictures.turbo`). Files
+are told apart by content; only formats of `EXTENSIONS` are ever opened, so that a misnamed EPS cannot start
+Ghostscript.
 """
 
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -19,6 +20,7 @@ from PIL import ExifTags, Image
 
 from pictures.colour import flatten, opacity, to_8_bits
 from pictures.sniff import HEAD_BYTES, describe
+from pictures.turbo import REDUCTIONS, decode_plain, turned
 
 Source = Path | IO[bytes]
 """A file, or its content as a seekable stream."""
@@ -84,22 +86,58 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if orientation(image) >= 5 else image.size
 
 
+class Decoded(NamedTuple):
+    """An image's pixels, and how large it is."""
+
+    pixels_HWC: NDArray[np.uint8]
+    """RGB; smaller than `size` by a whole number where that was allowed."""
+    size: tuple[int, int]
+    """(width, height) of the image itself, the right way up."""
+    alpha_HW: NDArray[np.uint8] | None
+    """Its opacity; None where it was not asked for, or the image knows no transparency."""
+
+
 def decode(source: Source, background: str = "#ffffff", max_megapixels: float | None = None) -> NDArray[np.uint8]:
     """Return the pixels as HWC RGB; every way in which that can fail is `BadImage`."""
-    with opened(source, max_megapixels) as image:
-        return np.array(upright_rgb(image, background), dtype=np.uint8)
+    return decode_for(source, background, max_megapixels).pixels_HWC
 
 
-def decode_with_alpha(
-    source: Source, background: str = "#ffffff", max_megapixels: float | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Return the pixels as `decode`, and their opacity as HW, None of an image that knows no transparency."""
+def decode_for(
+    source: Source,
+    background: str = "#ffffff",
+    max_megapixels: float | None = None,
+    enough: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+    with_alpha: bool = False,
+) -> Decoded:
+    """Decode. `enough` of an image's (width, height) is the least that is wanted of it: what is larger may be reduced.
+
+    That is done to plain JPEGs whose sides can be divided, so the pixels lie exactly where they would; see
+    `pictures.turbo`. Raises BadImage.
+    """
     with opened(source, max_megapixels) as image:
-        turn = orientation(image)
-        rgb_HWC = np.array(upright_rgb(image, background), dtype=np.uint8)
-        if (alpha := opacity(image)) is None:
-            return rgb_HWC, None
-        return rgb_HWC, np.array(alpha.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else alpha, dtype=np.uint8)
+        size = upright_size(image)
+        pixels_HWC = decode_plain(image, _reduction(size, enough(size)) if enough is not None else 1)
+        if pixels_HWC is not None:
+            return Decoded(turned(pixels_HWC, orientation(image)), size, None)
+        turn = orientation(image)  # before load(), as `upright_rgb`
+        pixels_HWC = np.array(upright_rgb(image, background), dtype=np.uint8)
+        alpha = opacity(image) if with_alpha else None
+        if alpha is not None and turn in _UPRIGHT:
+            alpha = alpha.transpose(_UPRIGHT[turn])
+        alpha_HW = np.array(alpha, dtype=np.uint8) if alpha is not None else None
+        return Decoded(pixels_HWC, (pixels_HWC.shape[1], pixels_HWC.shape[0]), alpha_HW)
+
+
+def _reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
+    (width, height), (least_width, least_height) = size, least
+    for factor in REDUCTIONS:
+        if (
+            not (width % factor or height % factor)
+            and width >= factor * least_width
+            and height >= factor * least_height
+        ):
+            return factor
+    return 1
 
 
 def upright_rgb(image: Image.Image, background: str = "#ffffff") -> Image.Image:

@@ -20,14 +20,15 @@ from torch.utils.data import Dataset
 
 from everydream.caches.keys import content_hash
 from everydream.caches.store import Keys, Store, as_keys
-from everydream.data.fitting import cut
+from everydream.data.collating import stacked
+from everydream.data.fitting import read_cut
 from everydream.data.loader import load_pieces
 from everydream.data.settings import DataSettings
 from everydream.data.shards import read_bytes
 from everydream.formats.atomic import format_bytes
 from everydream.formats.files import DTYPES
 from everydream.types import Crop, Index
-from pictures.decode import BadImage, decode
+from pictures.decode import BadImage
 
 AT_ONCE = 8
 """Images or captions that are encoded together; never one alone, which small networks on a CPU round otherwise."""
@@ -140,23 +141,27 @@ class _Portions(Dataset[Decoded]):
         keys, pixels, problems = [], [], []
         for one in numbers:
             try:
-                pixels.append(torch.from_numpy(self._pixels(one)))
+                pixels.append(self._pixels(one))
                 keys.append(self.images.keys_W[one : one + 1].tobytes())
             except (BadImage, OSError) as error:
                 problems.append(f"{self.images.index.key(int(self.images.record_W[one]))}: {error}")
-        return Decoded(keys, torch.stack(pixels) if pixels else torch.zeros(0), len(numbers), problems)
+        return Decoded(keys, stacked(pixels) if pixels else torch.zeros(0), len(numbers), problems)
 
     def _pixels(self, number: int) -> NDArray[np.uint8]:
-        """Return an image cut to its bucket (C, H, W)."""
+        """Return an image cut to its bucket (C, H, W), a view."""
         images, record = self.images, int(self.images.record_W[number])
         index, crop = images.index, images.crop_at(number)
         content = read_bytes(index.file(record), index.span(record))
         if content_hash(content) != images.contents_N[record : record + 1].tobytes():
             raise BadImage("changed while it was being read")
-        pixels_HWC = decode(io.BytesIO(content), images.data.background, images.data.max_megapixels)
-        if pixels_HWC.shape[:2] != crop.original_size:
-            raise BadImage("has another size than the scan found")
-        return np.ascontiguousarray(cut(pixels_HWC, crop).transpose(2, 0, 1))
+
+        def crop_at(size: tuple[int, int]) -> Crop:
+            if size[::-1] != crop.original_size:
+                raise BadImage("has another size than the scan found")
+            return crop
+
+        data = images.data
+        return read_cut(io.BytesIO(content), crop_at, data.background, data.max_megapixels)[0]
 
 
 def fill_images(

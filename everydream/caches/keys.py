@@ -13,14 +13,18 @@ from dataclasses import astuple
 from typing import Any
 
 import PIL
+import simplejpeg
 import torch
 
 from everydream.formats.files import StateDict
 from everydream.types import Crop
 
 KEY_BYTES = 16
-PIXELS_VERSION = 1
-"""To be raised when `pictures.decode` or `data.fitting` make other pixels of the same file and crop; a test tells."""
+PIXELS_VERSION = f"2, torch {torch.__version__.partition('+')[0]}, simplejpeg {simplejpeg.__version__}"
+"""What makes pixels, besides Pillow.
+
+The number is to be raised when `pictures.decode` or `data.fitting` make others of the same file and crop; a test tells.
+"""
 
 
 def latent_key(content: bytes, crop: Crop, background: str, encoder: str, dtype: str) -> bytes:

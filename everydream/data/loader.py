@@ -1,14 +1,17 @@
-"""From the plan to batches: worker processes decode, fit and collate, in the plan's order.
+"""From the plan to batches: worker processes decode, cut and collate, in the plan's order.
 
-A picture that passed the scan but cannot be decoded now (it changed, its disk failed, only headers
-were checked) leaves its batch smaller and is reported; it is never replaced by another one.
+    plan -> jobs (a piece and its draws, all that a worker is told) -> visits -> samples -> a batch in shared memory
+
+A worker holds the index, which it shares with its parent, and no plan: a job is a few hundred bytes. A picture that
+passed the scan but cannot be decoded now (it changed, its disk failed, only headers were checked) leaves its batch
+smaller and is reported; it is never replaced by another one.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +19,17 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from everydream.data.buckets import Buckets
+from everydream.data.collating import collate, filler
 from everydream.data.drawing import TagRules, draw_caption
-from everydream.data.fitting import Variants, choose_crop, cut, fit
+from everydream.data.fitting import Variants, choose_crop, cut, read_cut
 from everydream.data.masks import read_mask
 from everydream.data.plan import Piece, draws_of_step
 from everydream.data.settings import CaptionSettings, DataSettings
 from everydream.data.shards import picture_at
+from everydream.errors import TrainingError
 from everydream.seeding import derive
 from everydream.types import Batch, Conditioning, Crop, EpochPlan, Index, Rejection, Sample
-from pictures.decode import BadImage, decode, decode_with_alpha
+from pictures.decode import BadImage
 
 T = TypeVar("T")
 
@@ -39,6 +44,10 @@ class Loaded:
     """Images that could not be decoded, and are missing from the batch."""
     notes: Sequence[str] = ()
     """What the user should be told; the batch is whole nevertheless."""
+
+    def pin_memory(self) -> "Loaded":
+        """Return it with the batch in page-locked memory, from which a GPU copies by itself."""
+        return replace(self, batch=self.batch.pin_memory())
 
 
 class Known(Protocol):
@@ -67,38 +76,56 @@ class Visit:
     caption: str
 
 
+class Job(NamedTuple):
+    """A piece of a plan with its draws."""
+
+    piece: Piece
+    epoch: int
+    step: int
+    """Optimizer steps of the run before it."""
+    records: Sequence[int]
+    nths: Sequence[int]
+    """Of each draw, the how-manieth visit of its record in the epoch."""
+    first: int
+    """The number of the first draw among the images of its optimizer step."""
+    num_images: int
+    """How many images that step has."""
+
+
+def jobs_of(plan: EpochPlan, pieces: Iterable[Piece], first_step: int) -> Iterator[Job]:
+    """Yield pieces of a plan as jobs. `first_step`: steps of the run before this epoch."""
+    for piece in pieces:
+        start, num_images = draws_of_step(plan, piece.step_in_epoch)
+        draws = slice(piece.start, piece.start + piece.size)
+        records, nths = plan.record_K[draws].tolist(), plan.nth_K[draws].tolist()
+        step = first_step + piece.step_in_epoch
+        yield Job(piece, plan.epoch, step, records, nths, piece.start - start, num_images)
+
+
 _AS_WRITTEN = CaptionSettings()
 
 
-class PieceDataset(Dataset[Loaded]):
-    """Loads pieces of one epoch's plan; holds no state that changes."""
+class JobDataset(Dataset[Loaded]):
+    """Does jobs of any epoch of a run; holds no state that changes."""
 
     def __init__(
         self,
-        pieces: Sequence[Piece],
-        plan: EpochPlan,
         index: Index,
         buckets: Buckets,
         data: DataSettings,
         seed: int,
         captions: CaptionSettings = _AS_WRITTEN,
-        first_step: int = 0,
         total_steps: int = 1,
         variants: Variants | None = None,
         known: Known | None = None,
     ) -> None:
         """`variants`: None draws crop and mirroring anew at each visit. `known`: what need not be decoded."""
         self.variants, self.known = variants, known
-        self.pieces, self.plan, self.index, self.buckets = pieces, plan, index, buckets
-        self.data, self.seed, self.captions = data, seed, captions
-        self.first_step, self.total_steps = first_step, total_steps
+        self.index, self.buckets, self.data, self.seed = index, buckets, data, seed
+        self.captions, self.total_steps = captions, total_steps
 
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __getitem__(self, number: int) -> Loaded:
-        piece = self.pieces[number]
-        visits = self._visits(piece)
+    def __getitem__(self, job: Job) -> Loaded:
+        visits = self._visits(job)
         moments_BCHW = self._moments(visits)
         samples, sound, failed = [], [], []
         for nth, visit in enumerate(visits):
@@ -108,21 +135,19 @@ class PieceDataset(Dataset[Loaded]):
             except BadImage as error:
                 source, path = int(self.index.source_N[visit.record]), self.index.paths[visit.record]
                 failed.append(Rejection(source, path, str(error)))
-        batch = collate(samples) if samples else _filler(self.buckets.sizes[piece.bucket])
+        batch = collate(samples) if samples else filler(self.buckets.sizes[job.piece.bucket])
         if samples and moments_BCHW is not None:
             batch = replace(batch, moments_BCHW=moments_BCHW[sound])
         if self.known is None:
-            return Loaded(piece, batch, failed)
-        return Loaded(piece, replace(batch, read=self.known.read(batch.captions)), failed, self.known.take_notes())
+            return Loaded(job.piece, batch, failed)
+        read, notes = self.known.read(batch.captions), self.known.take_notes()
+        return Loaded(job.piece, replace(batch, read=read), failed, notes)
 
-    def _visits(self, piece: Piece) -> list[Visit]:
-        first, images = draws_of_step(self.plan, piece.step_in_epoch)
-        tag_dropout, bucket = self._tag_dropout(piece.step_in_epoch), self.buckets.sizes[piece.bucket]
+    def _visits(self, job: Job) -> list[Visit]:
+        tag_dropout, bucket = self.tag_dropout(job.step), self.buckets.sizes[job.piece.bucket]
         return [
-            self.visit(
-                int(self.plan.record_K[draw]), int(self.plan.nth_K[draw]), bucket, (draw - first, images), tag_dropout
-            )
-            for draw in range(piece.start, piece.start + piece.size)
+            self.visit(job.epoch, record, nth, bucket, (place, job.num_images), tag_dropout)
+            for place, (record, nth) in enumerate(zip(job.records, job.nths, strict=True), job.first)
         ]
 
     def _moments(self, visits: Sequence[Visit]) -> torch.Tensor | None:
@@ -130,17 +155,17 @@ class PieceDataset(Dataset[Loaded]):
             return None
         return self.known.moments([visit.record for visit in visits], [self.crop(visit) for visit in visits])
 
-    def _tag_dropout(self, step_in_epoch: int) -> float:
-        """Return the rate of a step: it rises over the first part of the run."""
-        done = (self.first_step + step_in_epoch) / self.total_steps
+    def tag_dropout(self, step: int) -> float:
+        """Return the rate of a step of the run: it rises over the first part of it."""
+        done = step / self.total_steps
         warmup = self.captions.tag_dropout_warmup
         return self.captions.tag_dropout * (min(done / warmup, 1.0) if warmup else 1.0)
 
     def visit(
-        self, record: int, nth: int, bucket: tuple[int, int], place: tuple[int, int], tag_dropout: float
+        self, epoch: int, record: int, nth: int, bucket: tuple[int, int], place: tuple[int, int], tag_dropout: float
     ) -> Visit:
         """Return one draw. Its randomness depends on the run's seed, the epoch, the record and the visit alone."""
-        index, epoch = self.index, self.plan.epoch
+        index = self.index
         key, flip_p, source = index.key(record), float(index.flip_p_N[record]), int(index.source_N[record])
         seed = cut_seed = derive(self.seed, "draw", epoch, key, nth)
         if self.variants is not None:
@@ -156,87 +181,86 @@ class PieceDataset(Dataset[Loaded]):
         )
         return Visit(record, seed, bucket, cut_seed, flip_p, place, caption)
 
-    def crop(self, visit: Visit) -> Crop:
-        """Return where the visited image is cut, if it still has the size that the scan found."""
-        size = int(self.index.width_N[visit.record]), int(self.index.height_N[visit.record])
+    def crop(self, visit: Visit, size: tuple[int, int] | None = None) -> Crop:
+        """Return where the visited image is cut, if its (width, height) is `size`; None: what the scan found."""
+        if size is None:
+            size = int(self.index.width_N[visit.record]), int(self.index.height_N[visit.record])
         return choose_crop(size, visit.bucket, visit.cut_seed, self.data.crop, visit.flip_p)
 
     def load(self, visit: Visit, decoding: bool = True) -> Sample:
         """Return a visited image cut to its bucket; without `decoding` all but its pixels. Raises BadImage."""
-        index, record = self.index, visit.record
-        path = index.file(record)
+        index, record, data = self.index, visit.record, self.data
+        mask_HW = self._mask(record)
         if decoding:
-            pixels_HWC, mask_HW = self._pixels(record, path)
-            pixels_CHW, crop = fit(pixels_HWC, visit.bucket, visit.cut_seed, self.data.crop, visit.flip_p)
+            by_opacity = data.masks == "alpha" and record not in index.masks
+            picture = picture_at(index.file(record), index.span(record))
+            pixels_CHW, crop, alpha_HW = read_cut(
+                picture, lambda size: self.crop(visit, size), data.background, data.max_megapixels, by_opacity
+            )
+            mask_HW = alpha_HW if by_opacity else mask_HW
         else:
-            pixels_CHW, mask_HW, crop = np.zeros((3, 0, 0), np.uint8), self._mask(record), self.crop(visit)
+            pixels_CHW, crop = np.zeros((3, 0, 0), np.uint8), self.crop(visit)
         cut_HW = cut(mask_HW, crop) if mask_HW is not None else None
         loss_scale = float(index.loss_scale_N[record])
         return Sample(pixels_CHW, cut_HW, visit.caption, crop, loss_scale, visit.seed, index.key(record), visit.place)
-
-    def _pixels(self, record: int, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Return an image (HWC) and its mask (HW, of any size), None if all of it trains. Raises BadImage."""
-        data, picture = self.data, picture_at(path, self.index.span(record))
-        if record not in self.index.masks and data.masks == "alpha":
-            return decode_with_alpha(picture, data.background, data.max_megapixels)
-        mask_HW = self._mask(record)
-        return decode(picture, data.background, data.max_megapixels), mask_HW
 
     def _mask(self, record: int) -> NDArray[np.uint8] | None:
         file, root = self.index.masks.get(record), Path(self.index.roots[int(self.index.source_N[record])])
         return read_mask(root / file, self.data.max_megapixels) if file is not None else None
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one bucket."""
-    return Batch(
-        pixels_BCHW=torch.from_numpy(np.stack([sample.pixels_CHW for sample in samples])),
-        captions=[sample.caption for sample in samples],
-        crops=[sample.crop for sample in samples],
-        loss_scale_B=torch.tensor([sample.loss_scale for sample in samples], dtype=torch.float32),
-        seeds=[sample.seed for sample in samples],
-        keys=[sample.key for sample in samples],
-        num_real=len(samples),
-        places=[sample.place for sample in samples],
-        mask_B1HW=_masks(samples),
-    )
+class PieceDataset(Dataset[Loaded]):
+    """Loads pieces of one epoch's plan, by their number. What it takes is as for `JobDataset` and `jobs_of`."""
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        plan: EpochPlan,
+        index: Index,
+        buckets: Buckets,
+        data: DataSettings,
+        seed: int,
+        captions: CaptionSettings = _AS_WRITTEN,
+        first_step: int = 0,
+        total_steps: int = 1,
+        variants: Variants | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.pieces, self.plan, self.first_step = pieces, plan, first_step
+        self.jobs = JobDataset(index, buckets, data, seed, captions, total_steps, variants, known)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, number: int) -> Loaded:
+        return self.jobs[next(jobs_of(self.plan, [self.pieces[number]], self.first_step))]
 
 
-def _masks(samples: Sequence[Sample]) -> torch.Tensor | None:
-    """Stack the masks, all of those that have none; None where no image has one."""
-    if all(sample.mask_HW is None for sample in samples):
-        return None
-    masks = [
-        np.full(sample.crop.target_size, 255, np.uint8) if sample.mask_HW is None else sample.mask_HW
-        for sample in samples
-    ]
-    return torch.from_numpy(np.stack(masks)).unsqueeze(1).float() / 255.0
+def load_pieces(
+    dataset: Dataset[T], workers: int, order: Iterable[object] | None = None, pin: bool = False
+) -> Generator[T, None, None]:
+    """Yield a dataset's items in order, made by `workers` processes (0: by this one), which live until the last one.
 
-
-def _filler(bucket: tuple[int, int]) -> Batch:
-    """Return one grey image of loss scale 0: a process with nothing to do must still take part in the step."""
-    width, height = bucket
-    return Batch(
-        pixels_BCHW=torch.full((1, 3, height, width), 127, dtype=torch.uint8),
-        captions=[""],
-        crops=[Crop((height, width), 0, 0, (height, width), False)],
-        loss_scale_B=torch.zeros(1),
-        seeds=[0],
-        keys=[""],
-        num_real=0,
-        places=[(0, 1)],
-    )
-
-
-def load_pieces(dataset: Dataset[T], workers: int) -> Iterator[T]:
-    """Yield the dataset's pieces in order, decoded by `workers` processes (0: by this one)."""
-    yield from DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=_quiet_worker if workers else None,
-        prefetch_factor=2 if workers else None,
-    )
+    `order`: what to ask of the dataset, taken up as workers become free; None: 0, 1, ... `pin`: for a GPU.
+    Raises TrainingError where the system ends a worker.
+    """
+    try:
+        yield from DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            worker_init_fn=_quiet_worker if workers else None,
+            prefetch_factor=2 if workers else None,
+            pin_memory=pin,
+        )
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"A process that decodes images is gone, so the run cannot go on: {str(error).strip()} Mostly that is for "
+            "want of memory. Close other programs or lower data.workers, and resume the run from its last.ckpt."
+        ) from error
 
 
 def _quiet_worker(worker: int) -> None:

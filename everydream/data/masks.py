@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everydream.data.shards import picture_at
-from pictures.decode import BadImage, Probe, decode, decode_with_alpha, image_extensions, probe
+from pictures.decode import BadImage, Probe, decode, decode_for, image_extensions, probe
 
 SUFFIX = ".mask.png"
 _SHAPE_TOLERANCE = 0.02
@@ -58,6 +58,6 @@ def require_sound_mask(path: Path, image: Probe, max_megapixels: float, full: bo
 
 def require_opacity(path: Path, max_megapixels: float) -> None:
     """Raise BadImage for an image whose own opacity masks everything."""
-    _, alpha_HW = decode_with_alpha(picture_at(path), max_megapixels=max_megapixels)
+    alpha_HW = decode_for(picture_at(path), max_megapixels=max_megapixels, with_alpha=True).alpha_HW
     if alpha_HW is not None and not alpha_HW.any():
         raise BadImage("transparent all over, so with data.masks: alpha nothing of it would train")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
+from everydream.data.cores import usable_cores
 from everydream.errors import ConfigError
 from everydream.methods.method import ParameterGroup
 from everydream.models.family import Family
@@ -97,9 +98,9 @@ class Launch:
         return {"processes": self.world, "threads": torch.get_num_threads()}
 
     def default_workers(self) -> int:
-        """Return how many processes decode for this one: its share of this machine's cores, less its own, at most 8."""
+        """Return how many processes decode for this one: its share of the cores we may use, less its own, at most 8."""
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
-        return max(1, min(8, (os.cpu_count() or 2) // here - 1))
+        return max(1, min(8, usable_cores() // here - 1))
 
     def place(self, family: Family) -> None:
         """Move the networks to the device."""

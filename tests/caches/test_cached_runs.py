@@ -23,7 +23,7 @@ from everydream.caches.keys import content_hash
 from everydream.caches.shards import list_shards
 from everydream.caches.store import Store, as_keys
 from everydream.caching import variants_of
-from everydream.data.loader import PieceDataset
+from everydream.data.loader import JobDataset
 from everydream.errors import ConfigError
 from everydream.training import accumulating
 from everydream.training.runs import find_checkpoint
@@ -73,16 +73,16 @@ def losses(run: Path) -> list[float]:
 
 def counted(name: str) -> Any:
     """Return a patch that counts the pictures that a module decodes."""
-    from pictures import decode as room
+    from everydream.data import fitting as room
 
-    return patch(name, side_effect=room.decode)
+    return patch(name, side_effect=room.read_cut)
 
 
 @pytest.mark.parametrize("what", ["latents", "text"])
 def test_a_cached_run_is_the_uncached_one_to_the_bit(fixed: Callable[..., Path], what: str) -> None:
     config = fixed()
     plain = train_here(config)
-    with counted("everydream.data.loader.decode") as decoded, counted("everydream.caches.filling.decode") as filled:
+    with counted("everydream.data.loader.read_cut") as decoded, counted("everydream.caches.filling.read_cut") as filled:
         cached = train_here(config, f"cache.{what}=true")
         assert (decoded.call_count, filled.call_count) == ((0, 11) if what == "latents" else (32, 0))
         again = train_here(config, f"cache.{what}=true")
@@ -127,12 +127,12 @@ def test_an_edited_image_another_vae_and_another_crop_meet_no_old_latent(
     one, other = sorted((tmp_path / "mine").iterdir())[:2]
     before = {path: path.stat() for path in (one, other)}
     swapped = {one: other.read_bytes(), other: one.read_bytes()}
-    with counted("everydream.caches.filling.decode") as filled:
+    with counted("everydream.caches.filling.read_cut") as filled:
         first = train_here(config, cached)
         all_of_them = filled.call_count
     assert all_of_them >= 10
     for override in (f"model.path={folder}", "data.resolution=48", "data.background='#000000'"):
-        with counted("everydream.caches.filling.decode") as filled:
+        with counted("everydream.caches.filling.read_cut") as filled:
             run = train_here(config, cached, override)
             assert filled.call_count == all_of_them, override
         if "background" not in override:  # which none of these pictures shows
@@ -140,7 +140,7 @@ def test_an_edited_image_another_vae_and_another_crop_meet_no_old_latent(
     for path, content in swapped.items():  # the same two names, sizes apart, each with the other's picture
         path.write_bytes(content)
         os.utime(path, ns=(before[path].st_atime_ns, before[path].st_mtime_ns))
-    with counted("everydream.caches.filling.decode") as filled:
+    with counted("everydream.caches.filling.read_cut") as filled:
         run = train_here(config, cached)
         assert filled.call_count == 0, "the pictures are known by what is in them"
     assert losses(run) == pytest.approx(losses(train_here(config)), rel=1e-6) != losses(first)
@@ -153,7 +153,7 @@ def test_killed_while_filling_and_while_training_it_goes_on_to_the_same_bits(
         checkpoints={"every_steps": 2}, cache={"latents": True, "text": True, "variants": 2},
         data={"crop": "random", "flip_p": 0.5},
     )  # fmt: skip
-    with counted("everydream.caches.filling.decode") as filled:
+    with counted("everydream.caches.filling.read_cut") as filled:
         straight = train_here(config)
         all_of_them = filled.call_count
     assert all_of_them > 16
@@ -165,14 +165,14 @@ def test_killed_while_filling_and_while_training_it_goes_on_to_the_same_bits(
             train_here(config)
     kept = Store(straight.parent / "cache")
     assert len(kept.shards) == 2 and kept.verify() == {}
-    with counted("everydream.caches.filling.decode") as filled, monkeypatch.context() as patch:
+    with counted("everydream.caches.filling.read_cut") as filled, monkeypatch.context() as patch:
         die_after(patch, accumulating, "training_step", 5)
         with pytest.raises(Killed):
             train_here(config)
         assert filled.call_count == all_of_them - 16, "what was written stays"
     last = find_checkpoint("auto", straight.parent, "trial")
     assert last is not None and straight not in last.parents
-    with counted("everydream.data.loader.decode") as decoded, counted("everydream.caches.filling.decode") as filled:
+    with counted("everydream.data.loader.read_cut") as decoded, counted("everydream.caches.filling.read_cut") as filled:
         resumed = train_here(config, resume=last)
         assert decoded.call_count == filled.call_count == 0
     assert digest(resumed) == digest(straight)
@@ -187,13 +187,9 @@ def test_variants_are_taken_in_turn_and_are_the_crops_of_the_settings(fixed: Cal
     record = 0
     seen = []
     for epoch in range(4):
-        plan = planned.epoch(epoch)
         for seed in (1, 2):
-            dataset = PieceDataset(
-                [], plan, planned.index, planned.buckets, config.data, seed, variants=variants
-            )  # fmt: skip
-            visit = dataset.visit(record, 0, planned.buckets.sizes[0], (0, 1), 0.0)
-            seen.append(dataset.crop(visit))
+            dataset = JobDataset(planned.index, planned.buckets, config.data, seed, variants=variants)
+            seen.append(dataset.crop(dataset.visit(epoch, record, 0, planned.buckets.sizes[0], (0, 1), 0.0)))
     assert seen[::2] == seen[1::2], "the same for every run's seed"
     assert len(set(seen)) == 4 and sum(crop.flipped for crop in seen[::2]) == 2, "a share flip_p of them is mirrored"
 

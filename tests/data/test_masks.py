@@ -13,7 +13,7 @@ from everydream.data.plan import Piece
 from everydream.data.scan import scan
 from everydream.data.settings import CaptionSettings, DataSettings, SourceSettings
 from everydream.types import EpochPlan, Index
-from pictures.decode import decode_with_alpha
+from pictures.decode import decode_for
 
 
 def data_of(folder: Path, **settings: object) -> DataSettings:
@@ -94,6 +94,21 @@ def test_the_mask_follows_the_crop_and_the_flip(tmp_path: Path, flip_p: float, s
         assert wrong <= (64 if source == "smaller file" else 0), "a column at the edge, where the mask was scaled"
 
 
+@pytest.mark.parametrize("how", [1, 6])
+def test_the_mask_fits_a_jpeg_that_is_decoded_at_reduced_size(tmp_path: Path, how: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = how
+    white = np.zeros((512, 1024), np.uint8)
+    white[:, :300], white[:200] = 255, 255
+    Image.fromarray(white).convert("RGB").save(tmp_path / "a.jpg", quality=95, exif=exif)
+    upright = white if how == 1 else np.rot90(white, -1)
+    Image.fromarray(upright).save(tmp_path / "a.mask.png")
+    data = data_of(tmp_path, flip_p=0.5)
+    for epoch in range(6):
+        batch = batch_of(scan(data, CaptionSettings()), data, [0], (64, 64), epoch).batch
+        assert (batch.mask_B1HW[0, 0] * 255 - batch.pixels_BCHW[0, 0]).abs().max() < 12
+
+
 def test_images_without_masks_train_whole_beside_those_with(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (64, 64), "red").save(tmp_path / name)
@@ -127,11 +142,11 @@ def test_opacity_comes_upright_as_the_pixels_do(tmp_path: Path) -> None:
     exif[274] = 6  # to be turned right by a quarter
     pixels = np.dstack([coordinates(80, 64), coordinates(80, 64)[..., 0]])
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    rgb_HWC, alpha_HW = decode_with_alpha(tmp_path / "a.png", "#000000")
+    rgb_HWC, _, alpha_HW = decode_for(tmp_path / "a.png", "#000000", with_alpha=True)
     assert rgb_HWC.shape == (80, 64, 3) and alpha_HW is not None
     assert (alpha_HW == np.rot90(pixels[..., 3], -1)).all()
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    assert decode_with_alpha(tmp_path / "b.png")[1] is None
+    assert decode_for(tmp_path / "b.png", with_alpha=True).alpha_HW is None
 
 
 def test_masks_are_found_through_a_manifest(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_tag_dropout_rises_over_the_first_part_of_the_run(project: Project) -> N
             pieces, plan, planned.index, planned.buckets, config.data, config.seed, config.captions,
             sum(planned.steps_per_epoch[:epoch]), planned.total_steps,
         )  # fmt: skip
-        rates += [dataset._tag_dropout(piece.step_in_epoch) for piece in pieces]
+        rates += [dataset.jobs.tag_dropout(dataset.first_step + piece.step_in_epoch) for piece in pieces]
     half = len(rates) // 2 + 1
     assert rates[0] == 0.0 and rates[:half] == sorted(set(rates[:half])) and set(rates[half:]) == {0.8}
     assert rates[half // 2] == pytest.approx(0.4, abs=0.05)
