@@ -4,8 +4,8 @@
 
 Makes folders of small JPEGs with captions beside them in DIR, once (hard links to a few real ones, so that a set takes
 names and no space), tar shards, and indexes of numbers alone. `manifest` reads a Parquet file with a row an image, of
-which one in a hundred names a file that is not there (--rows 5000000 is what others fail at). `train` trains a tiny model on 300,000 images in shards
-and on 3,000 of them, and watches the memory of the run and its workers. Every measurement is a process of its own. What
+which one in a hundred names a file that is not there. `train` trains a tiny model on 300,000 images in shards and on
+3,000 of them, and watches the memory of the run and its workers. Every measurement is a process of its own. What
 is cold is our cache; the operating system's has seen the files. Rates per core are by CPU time, user and system, of all
 processes.
 """
@@ -75,7 +75,8 @@ ended = time.perf_counter()
 mine, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
 cpu = mine.ru_utime + mine.ru_stime - before.ru_utime - before.ru_stime + others.ru_utime + others.ru_stime
 print(json.dumps({
-    "images": len(index), "rejected": len(index.rejected), "wall": ended - began, "cpu": cpu, "import_mb": before.ru_maxrss / 1024,
+    "images": len(index), "rejected": len(index.rejected), "wall": ended - began, "cpu": cpu,
+    "import_mb": before.ru_maxrss / 1024,
     "peak_mb": mine.ru_maxrss / 1024, "worker_mb": others.ru_maxrss / 1024,
 }))
 """

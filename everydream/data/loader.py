@@ -44,6 +44,8 @@ class Loaded:
     """Images that could not be decoded, and are missing from the batch."""
     notes: Sequence[str] = ()
     """What the user should be told; the batch is whole nevertheless."""
+    records: Sequence[int] = ()
+    """Where the images that are not fillers stand in the index."""
 
     def pin_memory(self) -> "Loaded":
         """Return it with the batch in page-locked memory, from which a GPU copies by itself."""
@@ -138,10 +140,11 @@ class JobDataset(Dataset[Loaded]):
         batch = collate(samples) if samples else filler(self.buckets.sizes[job.piece.bucket])
         if samples and moments_BCHW is not None:
             batch = replace(batch, moments_BCHW=moments_BCHW[sound])
+        records = [job.records[nth] for nth in sound]
         if self.known is None:
-            return Loaded(job.piece, batch, failed)
+            return Loaded(job.piece, batch, failed, (), records)
         read, notes = self.known.read(batch.captions), self.known.take_notes()
-        return Loaded(job.piece, replace(batch, read=read), failed, notes)
+        return Loaded(job.piece, replace(batch, read=read), failed, notes, records)
 
     def _visits(self, job: Job) -> list[Visit]:
         tag_dropout, bucket = self.tag_dropout(job.step), self.buckets.sizes[job.piece.bucket]

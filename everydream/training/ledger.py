@@ -50,6 +50,7 @@ class Ledger:
     """Every image's running loss. All processes keep the same one, for all losses are gathered."""
 
     keys: Sequence[str]
+    """Of the index, record by record."""
     sources: NDArray[np.int16]
     """Which source each image is of."""
     visits_N: NDArray[np.int64] = field(init=False)
@@ -72,16 +73,15 @@ class Ledger:
         self.mean_N, self.recent_N, self.first_N = np.zeros(num), np.zeros(num), np.zeros(num)
         self.usual, self.start = np.zeros((2, _BANDS)), np.zeros((2, _BANDS))
         self._seen: Counter[int] = Counter()
-        self._row = {key: row for row, key in enumerate(self.keys)}
 
-    def add(self, keys: Sequence[str], levels: Sequence[float], losses: Sequence[float]) -> float | None:
-        """Take in a step's losses, each with its noise level, 0 (clean) .. 1 (noise).
+    def add(self, records: Sequence[int], levels: Sequence[float], losses: Sequence[float]) -> float | None:
+        """Take in a step's losses, each with its record and its noise level, 0 (clean) .. 1 (noise).
 
         Return the mean distance from what losses at these levels were at the start; None where that is not known yet.
         """
         since_start = []
-        for key, level, loss in zip(keys, levels, losses, strict=True):
-            row, value = self._row[key], float(np.log(max(loss, _LEAST)))
+        for row, level, loss in zip(records, levels, losses, strict=True):
+            value = float(np.log(max(loss, _LEAST)))
             self.visits_N[row] += 1
             self._seen[int(self.sources[row])] += 1
             if (before := _interpolated(self.start, level, _BAND_START)) is not None:
@@ -105,10 +105,6 @@ class Ledger:
     def seen(self, names: Sequence[str]) -> dict[str, int]:
         """Return how many images of each source have been trained on so far, visit by visit."""
         return {name: self._seen[source] for source, name in enumerate(names)}
-
-    def entries(self) -> list[Entry]:
-        """Return what is said of every image that could be judged, the largest excess first."""
-        return self.standing_out(len(self.keys))[0]
 
     def standing_out(self, most: int) -> tuple[list[Entry], list[Entry]]:
         """Return, of the images that could be judged, those of the largest excess and those that fell the furthest."""
@@ -157,7 +153,7 @@ class Ledger:
             setattr(self, name, saved[name].numpy().copy())
         # Behind the images that were trained on then, the keys go on with those that were only measured.
         trained = keys[: len(saved["visits_N"])]
-        if isinstance(trained, list) and trained == self.keys:
+        if self.keys == trained:
             rows = old = np.arange(len(trained))
         else:
             row_of = {key: row for row, key in enumerate(self.keys)}

@@ -220,7 +220,7 @@ def _report(
     """Write the step's line, tell the trackers, the bar and, where something went wrong, the user."""
     since_start, norm, skipped = None, gathered.norm, gathered.skipped
     if skipped is None:
-        since_start = c.ledger.add(gathered.keys, gathered.levels, gathered.losses)
+        since_start = c.ledger.add(gathered.records, gathered.levels, gathered.losses)
     if not c.launch.is_main:
         return
     c.alarm(after.step, since_start, norm, skipped != NOT_FINITE)

@@ -28,6 +28,8 @@ class Gathered:
     weights: list[float]
     """What each image's loss was multiplied by."""
     keys: list[str]
+    records: list[int]
+    """Where they stand in the index."""
     failed: list[Rejection]
     norm: float | None
     """Of all gradients together, before clipping; None where the step was skipped."""
@@ -110,17 +112,19 @@ class Submitted:
     def gather(self, launch: Launch, stop: int | None, is_time: bool) -> Gathered:
         """Return what all processes have, as plain numbers. `stop` and `is_time`: what this one wants done now."""
         keys = [key for loaded in self.loaded for key in loaded.batch.keys[: loaded.batch.num_real]]
+        records = [record for loaded in self.loaded for record in loaded.records]
         failed = [rejection for loaded in self.loaded for rejection in loaded.failed]
         *results, norm, skipped = self.numbers.read()
         rows = [results[row * len(keys) : (row + 1) * len(keys)] for row in range(3)]
-        everyone = launch.gather((rows, keys, failed, stop, is_time))
+        everyone = launch.gather((rows, (keys, records), failed, stop, is_time))
         losses, levels, weights = ([x for part in everyone for x in part[0][row]] for row in range(3))
         why = self._why(losses) if skipped else None
         return Gathered(
             losses=losses,
             levels=levels,
             weights=weights,
-            keys=[key for part in everyone for key in part[1]],
+            keys=[key for part in everyone for key in part[1][0]],
+            records=[record for part in everyone for record in part[1][1]],
             failed=[rejection for part in everyone for rejection in part[2]],
             norm=norm if why is None else None,
             skipped=why,

@@ -58,9 +58,7 @@ def test_an_image_switched_off_is_gone_for_a_resume(project: Callable[..., Path]
     for text in ("", OFF):
         (tmp_path / "project.excluded.txt").write_text(text)
         config = load_config(project())
-        index = plan_run(config).index
-        images = {index.key(record): int(digest) for record, digest in enumerate(index.digest_N)}
-        facts.append(Facts(config.plain(), images))
+        facts.append(Facts.of(config.plain(), plan_run(config).index))
         (tmp_path / "project.excluded.txt").unlink()
     assert changes(*facts) == [f"image gone: {OFF}"]
 

@@ -20,7 +20,7 @@ from everydream.errors import ConfigError
 from everydream.formats.files import read_file
 from everydream.formats.provenance import provenance_in
 from everydream.plan import plan_run
-from everydream.provenance import fingerprint, made_of, without_paths
+from everydream.provenance import made_of
 from everydream.tools.info.read import info
 from everydream.tools.info.show import show
 from everydream.training import accumulating
@@ -153,22 +153,3 @@ def test_a_run_from_before_says_that_its_base_is_not_known(project: Project) -> 
     made = made_of(planned, checkpoint.facts.images, replace(checkpoint, provenance={}))
     assert made["base"] == {"name": "sd1", "hub_id": None, "sha256": None, "of": "not noted at the start"}
     assert made_of(planned, checkpoint.facts.images, checkpoint)["base"] == checkpoint.provenance["base"]
-
-
-def test_a_fingerprint_is_of_the_images_whatever_their_order() -> None:
-    images = {"mine/a.png": 5, "mine/b.png": -7}
-    assert fingerprint(images) == fingerprint(dict(reversed(images.items())))
-    assert len({fingerprint(images), fingerprint({**images, "mine/b.png": 7}), fingerprint({"mine/a.png": 5})}) == 3
-
-
-def test_paths_lose_all_but_their_last_part_wherever_they_stand() -> None:
-    settings = {
-        "model": {"path": "/home/anna/models/sd.ckpt", "config": "C:\\Users\\anna\\v1"},
-        "data": {"sources": [{"path": "anna/photos", "label": "a red/blue cat"}]},
-        "other": {"weights": "~/anna/x.bin", "n": 3, "none": None},
-    }
-    assert without_paths(settings) == {
-        "model": {"path": "sd.ckpt", "config": "v1"},
-        "data": {"sources": [{"path": "photos", "label": "a red/blue cat"}]},
-        "other": {"weights": "x.bin", "n": 3, "none": None},
-    }

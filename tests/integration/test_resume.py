@@ -327,7 +327,7 @@ def test_names_with_line_breaks_survive_a_resume(project: Project, tmp_path: Pat
     first = min((tmp_path / "mine").iterdir())
     first.rename(first.with_name("two\nlines_(1).png"))
     last = train_here(config) / "checkpoints" / "last.ckpt"
-    assert "mine/two\nlines_(1).png" in read_checkpoint(last).facts.images
+    assert "mine/two\nlines_(1).png" in read_checkpoint(last).facts.images.keys
     train_here(config, resume=last)
 
 
