@@ -35,8 +35,15 @@ from everydream.models.settings import ModelSettings, is_hub_id, is_written_as_f
 from everydream.problems import validate
 from everydream.sampling.settings import ClassImageSettings, SampleSettings
 from everydream.settings import Settings
-from everydream.training.checks import Part, training_problems, usual_optimizer, usual_rate, usual_schedule
-from everydream.training.memory import memory_problems
+from everydream.training.checks import (
+    Part,
+    compile_problems,
+    training_problems,
+    usual_optimizer,
+    usual_rate,
+    usual_schedule,
+)
+from everydream.training.memory import memory_problems, resolved
 from everydream.training.settings import (
     CheckpointSettings,
     EmaSettings,
@@ -190,6 +197,7 @@ def resolve(
         parts: dict[str, Part] = {name: part for name in names if (part := getattr(config, name)) is not None}
         problems += training_problems(config.optimizer, config.lr_schedule, config.ema, parts)
         problems += memory_problems(config.memory, config.train, config.optimizer)
+        problems += compile_problems(config.train, resolved(config.memory, config.train, config.optimizer))
         problems += _missing_paths(config, to_train)
     if problems or config is None:
         count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")

@@ -20,13 +20,14 @@ from everydream.plan import Planned, require_fitting_buckets
 from everydream.sampling.sampler import require_sampler
 from everydream.training import export, state
 from everydream.training.blocks import split_by_blocks
+from everydream.training.compiling import Graphs, compile_denoiser
 from everydream.training.ema import Ema
 from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
 from everydream.training.lean import Lean
 from everydream.training.memory import resolved
 from everydream.training.optim import load_optimizer_state, make_optimizer
-from everydream.training.placing import place, require_one_process
+from everydream.training.placing import place, require_one_process, require_unsharded
 from everydream.training.stepping import Stepper
 
 
@@ -73,6 +74,7 @@ def prepare(
     require_fitting(config, planned, family)
     use = resolved(config.memory, config.train, config.optimizer)
     require_one_process(use, launch.world, launch.shards)
+    require_unsharded(config.train, launch.shards)
     method = METHODS[config.method](config)
     groups = method.attach(family, config.seed, planned.index.captions)
     require_cacheable(planned, family)
@@ -82,7 +84,7 @@ def prepare(
         state.load_added(groups, checkpoint.added)
         if lost := num_added - len(checkpoint.added):
             changed.append(f"{lost} of {num_added} trained tensors fit nothing that trains now, and were left behind")
-    place(family, groups, use, config.train.precision, launch.device)
+    place(family, groups, use, config.train, launch.device)
     moment_bytes = DTYPES[use.optimizer_state].itemsize
     last_bytes = state.checkpoint_bytes(family, groups, config.ema.decay is not None, moment_bytes)
     export_bytes = export.export_bytes(method, family, config.checkpoints)
@@ -117,6 +119,17 @@ def take_up(
     if trainee.ema is not None:
         trainee.ema.load_state_dict(checkpoint.ema)
     launch.load_scaler_state(checkpoint.scaler)
+
+
+def wrapped(planned: Planned, trainee: Trainee, launch: Launch) -> tuple[Any, Graphs]:
+    """Have the denoiser compiled, if that is wanted, and wrap what trains; return the optimizer to step and the graphs.
+
+    Raises ConfigError where it cannot be compiled.
+    """
+    family, train = trainee.family, planned.config.train
+    denoiser, sizes = family.modules()[family.denoiser], len(planned.buckets.sizes)
+    graphs = compile_denoiser(denoiser, train.compile, train.batch_size, sizes, launch.device)
+    return launch.prepare(family, trainee.optimizer), graphs
 
 
 def clipping(stepping: Any, launch: Launch) -> Callable[[Sequence[nn.Parameter], float | None], torch.Tensor]:

@@ -26,7 +26,7 @@ from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
 from everydream.outputs import Sampler, Trainee, Writer, disk_needed
 from everydream.plan import Planned, holds_out, plan_run
-from everydream.preparing import load_family, make_stepper, prepare, require_fitting
+from everydream.preparing import load_family, make_stepper, prepare, require_fitting, wrapped
 from everydream.report.run import describe_end, describe_plan, plan_facts
 from everydream.review.page import PAGE, write_review
 from everydream.training import metrics, runs, state
@@ -75,8 +75,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         (checkpoint.base, checkpoint.watch, checkpoint.facts.images.keys) if checkpoint is not None else ({}, {}, [])
     )
     del checkpoint  # its tensors now live in the networks; at full size it holds gigabytes
-    stepping = launch.prepare(trainee.family, trainee.optimizer)
-    display.say(describe_plan(planned, trainee, launch.describe(images_per_step(config)), launch.device))
+    stepping, graphs = wrapped(planned, trainee, launch)
+    display.say(describe_plan(planned, trainee, launch.describe(images_per_step(config)), launch.device, graphs))
     for line in changed:
         display.say(f"Changed since the checkpoint: {line}")
     run = launch.from_main(open_run(config, resume, progress, trainee, planned) if launch.is_main else Path())
@@ -94,8 +94,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
         display.training(planned.total_steps, progress.step, config.train.epochs),
         loading(planned, launch, known) as stream,
     ):
-        events.note("started" if resume is None else "resumed", step=progress.step)
-        note_rejected(planned, events)
+        note_start("started" if resume is None else "resumed", progress, planned, events)
+        graphs.say, graphs.note = display.say, events.note
         writer = Writer(config, run / "checkpoints", launch, trainee, facts, events, display, made_of, base)
         sampler = Sampler(config, run / "samples", launch, writer, planned.index)
         watching = make_watching(planned, writer, lines, run, sampler)
@@ -147,8 +147,9 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     return run, ended_by
 
 
-def note_rejected(planned: Planned, events: metrics.Events) -> None:
-    """Write why images of the data set are not used."""
+def note_start(kind: str, progress: Progress, planned: Planned, events: metrics.Events) -> None:
+    """Write where the run begins, and why images of the data set are not used."""
+    events.note(kind, step=progress.step)
     for rejection in planned.index.rejected:
         source = planned.index.names[rejection.source]
         events.note("image rejected", source=source, path=rejection.path, reason=rejection.reason)

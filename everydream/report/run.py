@@ -22,6 +22,7 @@ from everydream.report.outline import (
 )
 from everydream.report.sources import describe_sources, source_facts
 from everydream.training import export
+from everydream.training.compiling import Graphs
 from everydream.training.lr import warmup_steps
 from everydream.training.memory import describe_memory, resolved
 from everydream.training.optimizers import optimizer_notes
@@ -29,7 +30,7 @@ from everydream.training.runs import LAST
 from everydream.types import Progress
 
 
-def describe_plan(planned: Planned, trainee: Trainee, processes: str, device: torch.device) -> str:
+def describe_plan(planned: Planned, trainee: Trainee, processes: str, device: torch.device, graphs: Graphs) -> str:
     """Return the plan of a run, printed before it starts."""
     sizes, config = size_report(planned.config, trainee), planned.config
     use = resolved(config.memory, config.train, config.optimizer)
@@ -47,6 +48,8 @@ def describe_plan(planned: Planned, trainee: Trainee, processes: str, device: to
         ("Saves", [export.describe(planned.config.checkpoints)]),
         ("Disk", [", ".join(f"{name} {size}" for name, size in sizes.items())]),
     ]
+    if graphs.most:
+        rows.append(("Compiled", [graphs.describe()]))
     if off := describe_switched_off(planned):
         rows.append(("Off", off))
     if planned.index.rejected:

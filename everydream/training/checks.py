@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from everydream.errors import ConfigError
 from everydream.methods.checks import changed_keys
 from everydream.methods.settings import TextEncoderSettings, UNetSettings
+from everydream.training.memory import Memory
 from everydream.training.optimizers import optimizer_problems, with_usual_values
-from everydream.training.settings import EmaSettings, LrScheduleSettings, OptimizerSettings
+from everydream.training.settings import EmaSettings, LrScheduleSettings, OptimizerSettings, TrainSettings
 
 Part = UNetSettings | TextEncoderSettings
 _AVERAGES = "schedule_free_adamw"
@@ -28,6 +29,24 @@ def training_problems(
         problems += _averaging_problems(schedule, ema)
     if optimizer.name == _ONE_RATE:
         problems += _one_rate_problems(parts)
+    return problems
+
+
+def compile_problems(train: TrainSettings, use: Memory) -> list[str]:
+    """Return what does not go with train.compile; `use` is what `memory:` comes to."""
+    if train.compile == "none":
+        return []
+    problems = []
+    if train.compile == "whole" and use.fused_backward:
+        problems.append(
+            "train.compile: whole computes all gradients before any can be used, and memory.fused_backward is there to "
+            "free each at once. Use train.compile: regional, or memory.fused_backward: false."
+        )
+    if use.attention in ("xformers", "sliced"):
+        problems.append(
+            f"train.compile: {train.compile} does not go with memory.attention: {use.attention}, which PyTorch's "
+            "compiler cannot see through or makes a graph of for each size. Use memory.attention: auto."
+        )
     return problems
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    DistributedDataParallelKwargs,
     DistributedType,
     GradientAccumulationPlugin,
     set_seed,
@@ -27,6 +28,10 @@ from everydream.training import sharding
 from everydream.training.settings import TrainSettings
 
 T = TypeVar("T")
+# Gradients lie where they are exchanged from, and are not held twice. Buffers are constants, so nobody needs those of
+# the first process at each pass. Not static_graph: the first step would have to exchange in every micro-batch, and what
+# it is for (blocks that are recomputed by reentrant checkpoints) is not there.
+_DATA_PARALLEL = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 class Launch:
@@ -43,6 +48,7 @@ class Launch:
         self.accelerator = Accelerator(
             # The loop accumulates by itself; left to the environment, accelerate would divide by a number of its own.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[_DATA_PARALLEL],
             # Said outright, or accelerate does not look for other processes on a machine without an accelerator.
             cpu=not torch.accelerator.is_available(),
             mixed_precision="no" if settings.precision == "fp32" else settings.precision,

@@ -11,14 +11,19 @@ from everydream.methods.method import ParameterGroup
 from everydream.models.common import memory as networks_memory
 from everydream.models.family import Family
 from everydream.training.memory import Memory
+from everydream.training.settings import TrainSettings
 
 ENCODERS_OF_PIXELS = ("vae",)
+_CONVOLUTIONAL = 0.1
+"""Part of its weights in convolutions from which on a network counts as one of them; a transformer has a hundredth."""
 
 
-def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precision: str, device: torch.device) -> None:
+def place(
+    family: Family, groups: Sequence[ParameterGroup], use: Memory, train: TrainSettings, device: torch.device
+) -> None:
     """Put the networks in place once it is known what trains. Raises ConfigError for what this device cannot do.
 
-    Precision before device, so that the device never holds more than it will. `precision` is that of the computation.
+    Precision before device, so that the device never holds more than it will.
     """
     trained = {id(parameter) for group in groups for parameter in group.parameters}
     networks = family.modules()
@@ -39,10 +44,28 @@ def place(family: Family, groups: Sequence[ParameterGroup], use: Memory, precisi
     for name in ENCODERS_OF_PIXELS:
         if use.sliced_vae:
             networks_memory.slice_vae(networks[name])
-        if precision == "fp16":
+        if train.precision == "fp16":
             networks_memory.keep_whole(networks[name], device)
+    if train.channels_last:
+        _lay_channels_last(networks[family.denoiser])
     denoisers = [net for name, net in networks.items() if name not in ENCODERS_OF_PIXELS]
     networks_memory.set_attention(denoisers, use.attention, device)
+
+
+def _lay_channels_last(network: nn.Module) -> None:
+    """Lay out kernels, and with them activations, gradients, moments and averages, with the channels last.
+
+    Files are not touched by it: they are written with every tensor in its plain layout (`formats.files`).
+    """
+    kernels = [parameter for parameter in network.parameters() if parameter.dim() == 4]
+    share = sum(p.numel() for p in kernels) / max(sum(p.numel() for p in network.parameters()), 1)
+    if share < _CONVOLUTIONAL:
+        raise ConfigError(
+            f"train.channels_last: this denoiser has {share:.0%} of its weights in convolutions, so it would have no "
+            "effect. Take it out."
+        )
+    for parameter in kernels:
+        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def leave_device(family: Family, parts: Sequence[str], use: Memory, device: torch.device) -> None:
@@ -79,4 +102,15 @@ def require_one_process(use: Memory, world: int, shards: bool) -> None:
         raise ConfigError(
             f"memory.fused_backward steps before the gradients of the {world} processes are added up. Set it to false, "
             "or train in one process."
+        )
+
+
+def require_unsharded(train: TrainSettings, shards: bool) -> None:
+    """Raise ConfigError for settings of the step that cannot be had with weights that are cut over the processes."""
+    if shards and train.channels_last:
+        raise ConfigError("train.channels_last: FSDP cuts weights in their plain layout only. Take it out.")
+    if shards and train.compile != "none":
+        raise ConfigError(
+            f"train.compile: {train.compile} does not go with FSDP here, which gathers and frees weights inside the "
+            "networks. Set train.compile: none, or use plain data parallelism."
         )

@@ -27,6 +27,10 @@ class TrainSettings(Settings):
     """Recompute activations in the backward pass, all or only the largest: slower, smaller. Null: by memory.level."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """Clip the norm of all gradients together to this; null: never."""
+    compile: Literal["none", "regional", "whole"] = "none"
+    """PyTorch's compiler on the denoiser's repeated blocks, or on all of it; costs minutes at the start."""
+    channels_last: bool = False
+    """Lay out a UNet's kernels and activations as NHWC. Off: GroupNorm on GPUs goes back to NCHW each time."""
     deterministic: bool = False
     """Refuse GPU kernels whose sums depend on timing, so that resume is exact to the bit there too; slower."""
 

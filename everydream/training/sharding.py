@@ -93,7 +93,12 @@ def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
 
 
 def like(parameter: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
-    """Return a whole saved tensor cut as `parameter` is; as it is where nothing is cut, or where it is a number."""
+    """Return a whole saved tensor cut and laid out as `parameter` is; as it is where it is a number.
+
+    Fused optimizers walk through weight, gradient and moments side by side in memory, whatever their strides.
+    """
     if isinstance(parameter, DTensor) and saved.shape == parameter.shape:
         return distribute_tensor(saved.to(parameter.device), parameter.device_mesh, parameter.placements)
+    if saved.shape == parameter.shape and saved.stride() != parameter.stride():
+        return torch.empty_like(parameter, dtype=saved.dtype, device=saved.device).copy_(saved)
     return saved

@@ -1,5 +1,6 @@
 """Two processes train as one."""
 
+import json
 import os
 import signal
 import socket
@@ -17,11 +18,11 @@ from conftest import ROOT, metrics_of, train_here
 from everydream.training.state import read_checkpoint
 
 
-def launch_two(tool: list[str], *arguments: object) -> str:
-    """Run train.py on two CPU processes and return what was said."""
+def launch_two(tool: list[str], *arguments: object, **more: str) -> str:
+    """Run train.py on two CPU processes, with `more` in their environment, and return what was said."""
     done = subprocess.run(
         [sys.executable, "-m", *tool, str(ROOT / "train.py"), *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False, env={**os.environ, **more},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Processes 2 (cpu" in done.stderr, "both processes are one run"
@@ -36,6 +37,29 @@ ACCELERATE = [
 ]  # fmt: skip
 
 
+# As sitecustomize.py: how many numbers DDP exchanges for each optimizer step, and how it was told to.
+COUNTING = """
+import json, os
+if os.environ.get("LOCAL_RANK") == "0":
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+    file, seen, made = open(os.environ["COUNTS"], "a", buffering=1), [0], DistributedDataParallel.__init__
+    def hook(state, bucket):
+        seen[0] += bucket.buffer().numel()
+        return allreduce_hook(state, bucket)
+    def make(self, *inputs, **named):
+        made(self, *inputs, **named)
+        assert self.gradient_as_bucket_view and not self.broadcast_buffers
+        self.register_comm_hook(None, hook)
+    def note(*ignored):
+        file.write(json.dumps(seen[0]) + "\\n")
+        seen[0] = 0
+    DistributedDataParallel.__init__ = make
+    register_optimizer_step_post_hook(note)
+"""
+
+
 @pytest.mark.parametrize(("tool", "accumulation"), [(TORCHRUN, 2), (ACCELERATE, 3)])
 def test_two_processes_give_the_loss_curve_of_one(
     project: Callable[..., Path], tmp_path: Path, tool: list[str], accumulation: int
@@ -44,7 +68,9 @@ def test_two_processes_give_the_loss_curve_of_one(
     config = project(train={"epochs": 2, "batch_size": 3, "gradient_accumulation": accumulation}, ema={"decay": 0.9})
     one = train_here(config)
     one.parent.rename(tmp_path / "one")
-    launch_two(tool, "--config", config)
+    (tmp_path / "sitecustomize.py").write_text(COUNTING)
+    counts = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "COUNTS": str(tmp_path / "counts")}
+    launch_two(tool, "--config", config, **counts if tool is TORCHRUN else {})
     (two,) = (tmp_path / "runs").iterdir()
     ours, theirs = metrics_of(tmp_path / "one" / one.name), metrics_of(two)
     assert len(ours) == len(theirs) > 3
@@ -55,6 +81,10 @@ def test_two_processes_give_the_loss_curve_of_one(
     first = read_checkpoint(tmp_path / "one" / one.name / "checkpoints" / "last.ckpt")
     second = read_checkpoint(two / "checkpoints" / "last.ckpt")
     assert first.progress == second.progress
+    if tool is TORCHRUN:
+        trained = sum(state["exp_avg"].numel() for state in second.optimizer.values())
+        exchanged = [json.loads(line) for line in (tmp_path / "counts").read_text().splitlines()]
+        assert exchanged == [trained] * len(theirs), "each gradient once a step, whatever the micro-batches"
     for key, tensor in first.tensors.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, second.tensors[key], atol=2e-3, rtol=0)

@@ -39,7 +39,7 @@ def fill(config: RunConfig) -> Told:
     use = resolved(config.memory, config.train, config.optimizer)
     for network in family.modules().values():
         network.requires_grad_(False)
-    place(family, [], use, config.train.precision, launch.device)
+    place(family, [], use, config.train, launch.device)
     caches = make_caches(planned, family, launch, display.say, display.counting)
     caches.fill(leave_free=0)
     told = ([caches.describe()] if launch.is_main else []), caches.is_whole
