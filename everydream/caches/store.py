@@ -133,8 +133,10 @@ class Store:
         except FileNotFoundError:
             return None  # removed by another process, for room
         except (Damaged, OSError) as error:
-            self._notes.append(f"{shard.path}: entry {key.hex()} cannot be used: {error}")
-            if isinstance(error, Damaged) or error.errno == errno.EIO:
+            is_damage = isinstance(error, Damaged) or error.errno == errno.EIO
+            what = "is damaged" if is_damage else "cannot be read at the moment"
+            self._notes.append(f"{shard.path} {what}, entry {key.hex()}: {error}")
+            if is_damage:
                 with suppress(OSError):
                     shard.path.with_suffix(MARK).touch()
             return None
