@@ -25,7 +25,7 @@ from everydream.errors import DiskError
 from everydream.formats.atomic import atomic_file, require_space
 from everydream.methods import METHODS
 from everydream.outputs import Sampler, Trainee, Writer, disk_needed
-from everydream.plan import Planned, holds_out, plan_run
+from everydream.plan import Planned, plan_run
 from everydream.preparing import load_family, make_stepper, prepare, require_fitting, wrapped
 from everydream.report.run import describe_end, describe_plan, plan_facts
 from everydream.review.page import PAGE, write_review
@@ -57,8 +57,8 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     progress = checkpoint.progress if checkpoint is not None else Progress()
 
     config = with_made_images(config, checkpoint, allow_changes, launch, display)
-    # One process looks for near duplicates and leaves what it saw in the cache for the others.
-    with display.counting("Checking images") as counter, launch.main_first(holds_out(config)):
+    # One process scans, looks for near duplicates and leaves what it saw in its machine's cache for the others.
+    with display.counting("Checking images") as counter, launch.first_of_each_machine():
         planned = plan_run(config, counter)
     facts = state.Facts.of(config.plain(), planned.index, *planned.apart())
     changed: list[str] = []

@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,8 +70,9 @@ class Launch:
         # Nothing of ours draws from the global generators; a library that does shall at least repeat itself.
         set_seed(seed % 2**32)
         self._wrapped: list[nn.Module] = []
-        # What hosts tell each other goes past the devices, or it would wait for all that these have to do.
-        self._hosts = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
+        # What hosts tell each other goes past the devices, or it would wait for all that these have to do; and it waits
+        # for a scan, a filling or a sampling of hours. A process that is gone is noticed at once.
+        self._hosts = torch.distributed.new_group(timeout=timedelta(days=7), backend="gloo") if self.world > 1 else None
 
     @property
     def rank(self) -> int:
@@ -186,11 +188,23 @@ class Launch:
         optimizer.step()
         return scaler is not None and scaler.get_scale() < before
 
+    def main_first(self) -> AbstractContextManager[None]:
+        """Let the main process go through the block before the others."""
+        return self._before_others(self.is_main)
+
+    def first_of_each_machine(self) -> AbstractContextManager[None]:
+        """Let one process of each machine go through the block first; the others find what it leaves in caches."""
+        return self._before_others(bool(self.accelerator.is_local_main_process))
+
     @contextmanager
-    def main_first(self, wanted: bool) -> Iterator[None]:
-        """Let the main process go through the block before the others, if that is wanted."""
-        with self.accelerator.main_process_first() if wanted and self.world > 1 else nullcontext():
+    def _before_others(self, goes_first: bool) -> Iterator[None]:
+        if not goes_first:
+            self.wait()
+        try:
             yield
+        finally:
+            if goes_first:  # also where it fails: the others then say so for themselves
+                self.wait()
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over all processes, on their device."""
@@ -215,7 +229,8 @@ class Launch:
 
     def wait(self) -> None:
         """Wait for all processes."""
-        self.accelerator.wait_for_everyone()
+        if self.world > 1:
+            torch.distributed.barrier(self._hosts)
 
     def start_trackers(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         """Open the trackers; their files go below `folder`."""

@@ -164,9 +164,13 @@ def test_a_lost_machine_ends_in_a_restart_on_those_that_are_left(project: Callab
     (tmp_path / "runs").rename(tmp_path / "one")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    machines = [_agent(config, port, tmp_path / f"agent{number}.txt") for number in (0, 1)]
+    machines = [_agent(config, port, tmp_path / "agent0.txt")]
     try:
         deadline = time.monotonic() + 120
+        while not _answers(port):  # the one that keeps the rendezvous must be the first
+            assert time.monotonic() < deadline and machines[0].poll() is None
+            time.sleep(0.1)
+        machines.append(_agent(config, port, tmp_path / "agent1.txt"))
         while not any(len(path.read_text().splitlines()) > 5 for path in (tmp_path / "runs").glob("*/metrics.jsonl")):
             assert time.monotonic() < deadline and all(machine.poll() is None for machine in machines)
             time.sleep(0.05)
@@ -180,6 +184,11 @@ def test_a_lost_machine_ends_in_a_restart_on_those_that_are_left(project: Callab
     (run,) = (tmp_path / "runs").iterdir()
     assert [line["step"] for line in metrics_of(run)] == list(range(1, 25))
     assert [line["loss"] for line in metrics_of(run)] == pytest.approx([line["loss"] for line in straight], rel=1e-3)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _kill(machine: subprocess.Popen[Any]) -> None:
