@@ -230,7 +230,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`; from pinned memory a GPU copies while this process goes on."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        # Elsewhere such a copy may still be reading when its source is given back.
+        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> Batch:
         """Return the batch with its tensors in page-locked memory."""

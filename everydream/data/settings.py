@@ -176,7 +176,7 @@ class DataSettings(Settings):
     strict: bool = False
     """Refuse to start when any image is rejected."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that decode images; default: from the number of cores."""
+    """Processes that decode images; default: the cores that each process may use, less one, and 1 to 8."""
 
     @property
     def step(self) -> int:
