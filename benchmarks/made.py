@@ -29,6 +29,8 @@ if (_file := os.environ.get("STOPWATCH")) and os.environ.get("LOCAL_RANK", "0") 
             torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         _seen.write(json.dumps([time.perf_counter(), time.process_time(), time.time(), peak]) + "\\n")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
     register_optimizer_step_post_hook(_note)
 if os.environ.get("STOPWATCH_TORCHVISION"):
     # PyPI's torchvision is built for CUDA; with a torch without it, two of its operators are not declared.

@@ -34,7 +34,8 @@ AutoencoderKL.from_pretrained(folder + "/vae"), UNet2DConditionModel.from_pretra
 CLIPTextModel.from_pretrained(folder + "/text_encoder"), CLIPTokenizer.from_pretrained(folder + "/tokenizer")
 DDPMScheduler.from_pretrained(folder + "/scheduler")
 import json, os, time
-open(os.environ["STOPWATCH"], "a").write(json.dumps([0, time.process_time(), time.time(), 0]) + "\n")
+with open(os.environ["STOPWATCH"], "a") as file:
+    print(json.dumps([0, time.process_time(), time.time(), 0]), file=file)
 """
 
 

@@ -91,15 +91,17 @@ def compile_denoiser(denoiser: nn.Module, mode: str, batch_size: int, num_bucket
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * graphs.most)
     for known in _WARNINGS:
         warnings.filterwarnings("ignore", message=known)
+    # Blocks that are alike stand at several depths of a UNet, so they meet several sizes even where images have one.
+    sides = mode == "regional" or num_buckets > 1
     for module in modules:
-        module.forward = _compiled(module, graphs, sides=num_buckets > 1)
+        module.forward = _compiled(module, graphs, sides)
     return graphs
 
 
 def _compiled(module: nn.Module, graphs: Graphs, sides: bool) -> Callable[..., Any]:
     """Return the module's forward: compiled where gradients are wanted, as it was elsewhere.
 
-    `sides`: whether images are of more than one size.
+    `sides`: whether it meets more than one size.
     """
     plain = module.forward
     compiled = torch.compile(plain, backend=graphs, fullgraph=True)
