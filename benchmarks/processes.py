@@ -56,8 +56,8 @@ def cores(work: Path, seconds: float) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("tiny", "mid"), default="mid")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--model", choices=("tiny-large-pictures", "mid"), default="tiny-large-pictures")
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=12, help=f"of each run, the first {WARM_UP} not counted")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, default=None)

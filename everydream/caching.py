@@ -174,7 +174,7 @@ def make_caches(
     images = texts = None
     contents_N, captions, has_pooled = as_keys([UNKNOWN] * len(index)), [""], False
     if config.cache.latents:
-        with counting("Hashing images") as counter, launch.main_first():
+        with counting("Hashing images") as counter, launch.main_first(), launch.first_of_each_machine():
             contents_N = _contents(folder, index, visited, counter)
         encoder = encoder_hash(family.image_encoder(), kept, config.train.precision)
         keys = latent_keys(index, visited, planned.buckets, variants, config.data, contents_N, encoder, dtype)

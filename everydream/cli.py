@@ -72,24 +72,26 @@ def train(
             raise ConfigError(
                 "Say what to train: --config project.yaml, or --resume path/to/last.ckpt for a run to go on with."
             )
-        checkpoint = restarted(Path(settings.runs_dir), settings.project) if settings is not None else None
-        if checkpoint is not None and os.environ.get("RANK") == "0":
-            print(f"This launch began {checkpoint}, and goes on with it.", file=sys.stderr)
-        if resume is not None and checkpoint is None:
+        checkpoint = None
+        if resume is not None:
             runs_dir, project = (Path(settings.runs_dir), settings.project) if settings is not None else (Path(), "")
             checkpoint = find_checkpoint(resume, runs_dir, project)
-            if checkpoint is None:
-                print(
-                    f"--resume auto: {runs_dir} has no run of {project!r} to go on with; starting a new one.",
-                    file=sys.stderr,
-                )
-        if config is not None and checkpoint is None:
-            settings = load_config(config, overrides, to_train=True)
         if settings is None:
             from everydream.training.state import peek_config  # noqa: PLC0415
 
             assert checkpoint is not None
             settings = resolve_saved(peek_config(checkpoint), checkpoint, overrides)
+        if (begun := restarted(Path(settings.runs_dir), settings.project, resume)) is not None:
+            checkpoint = begun
+            if os.environ.get("RANK") == "0":
+                print(f"This launch began {begun}, and goes on with it.", file=sys.stderr)
+        elif resume == "auto" and checkpoint is None:
+            print(
+                f"--resume auto: {runs_dir} has no run of {project!r} to go on with; starting a new one.",
+                file=sys.stderr,
+            )
+        if config is not None and checkpoint is None:
+            settings = load_config(config, overrides, to_train=True)
         from everydream.train import train as run  # noqa: PLC0415
 
         _, signal_number = run(settings, checkpoint, allow_changes)

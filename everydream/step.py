@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import torch
 
+from everydream.devices import sent
 from everydream.diffusion.loss import image_losses
 from everydream.diffusion.noise import perturbed, training_noise
 from everydream.diffusion.settings import LossSettings, TimestepSettings
@@ -42,8 +43,8 @@ def training_step(
     x0 = family.encode_images(batch.images, seeds)
     latent_hw = (x0.shape[-2], x0.shape[-1])
     v_B = stratified_quantiles(seeds, batch.places) if timesteps.stratified else uniform_quantiles(seeds)
-    t_B = objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift).to(x0.device, non_blocking=True)
-    noise = training_noise(seeds, x0.shape[1:], loss).to(x0, non_blocking=True)
+    t_B = sent(objective.timesteps(noise_levels(v_B, timesteps), latent_hw, timesteps.shift), x0.device)
+    noise = sent(training_noise(seeds, x0.shape[1:], loss), x0.device, x0.dtype)
     x_t = objective.noise(x0, t_B, perturbed(noise, seeds, loss.input_perturbation))
     shown_BCHW = family.image_inputs(batch.pixels_BCHW, seeds, batch.mask_B1HW)
     conditioning = replace(family.encode_text(batch.texts, batch.crops), inputs_BCHW=shown_BCHW)

@@ -50,7 +50,7 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     """
     launch = Launch(config.train, config.trackers, config.seed)
     display = Display(launch.is_main)
-    checkpoint = state.read_checkpoint(resume) if resume is not None else None
+    checkpoint = read(resume, launch)
     if checkpoint is not None:
         was = completed(checkpoint.facts.config)
         checkpoint = replace(checkpoint, facts=replace(checkpoint.facts, config=was))
@@ -147,6 +147,12 @@ def train(config: RunConfig, resume: Path | None = None, allow_changes: bool = F
     return run, ended_by
 
 
+def read(resume: Path | None, launch: Launch) -> state.Checkpoint | None:
+    """Return the checkpoint to go on with, if there is one. Raises ConfigError where the processes do not agree."""
+    launch.require_same("what to go on with", None if resume is None else str(resume.absolute()))
+    return state.read_checkpoint(resume) if resume is not None else None
+
+
 def note_start(kind: str, progress: Progress, planned: Planned, events: metrics.Events) -> None:
     """Write where the run begins, and why images of the data set are not used."""
     events.note(kind, step=progress.step)
@@ -195,7 +201,7 @@ def open_run(config: RunConfig, resume: Path | None, progress: Progress, trainee
     held = runs.tidy(run) if run is not None else 0
     require_space(run or Path(config.runs_dir), disk_needed(config, trainee) - held, "This run")
     if run is None:
-        run = runs.create_run(Path(config.runs_dir), config.project)
+        run = runs.create_run(Path(config.runs_dir), config.project, resume)
     else:
         metrics.cut_after(run / "metrics.jsonl", progress.step)
     with atomic_file(run / "config.yaml") as partial:

@@ -229,9 +229,10 @@ class Batch:
         )  # fmt: skip
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`; from pinned memory a GPU copies while this process goes on."""
-        # Elsewhere such a copy may still be reading when its source is given back.
-        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+        """Return the batch with its tensors on `device`, which copies them while this process goes on."""
+        from everydream.devices import sent  # noqa: PLC0415 - see above
+
+        return self._each(lambda tensor: sent(tensor, device))
 
     def pin_memory(self) -> Batch:
         """Return the batch with its tensors in page-locked memory."""

@@ -178,17 +178,15 @@ class Store:
 
     def trim(self, needed_bytes: int, max_bytes: float, free: list[Shard]) -> bool:
         """Remove shards of `free`, those longest unused first, until `needed_bytes` more fit below `max_bytes`."""
-        excess = self.taken_bytes + needed_bytes - max_bytes
-        if excess - sum(shard.bytes for shard in free) > 0:
-            return False  # nothing is given up for nothing
-        gone = []
-        for shard in sorted(free, key=lambda shard: last_used(shard.path)):
-            if excess <= 0:
-                break
-            gone.append(shard)
-            excess -= shard.bytes
-        self.remove(gone)
-        return self.taken_bytes + needed_bytes <= max_bytes
+        waiting = sorted(free, key=lambda shard: last_used(shard.path))
+        while (excess := self.taken_bytes + needed_bytes - max_bytes) > 0:
+            if excess > sum(shard.bytes for shard in waiting):
+                return False  # nothing is given up for nothing
+            num = next(n for n in range(1, len(waiting) + 1) if excess <= sum(shard.bytes for shard in waiting[:n]))
+            # Others may write meanwhile, so that more has to go than was seen at first.
+            self.remove(waiting[:num])
+            waiting = waiting[num:]
+        return True
 
     def remove(self, shards: list[Shard]) -> None:
         """Remove shards; a process that reads them at the moment goes on without, as if they had never been.

@@ -1,6 +1,7 @@
 """What each image of a run was, by its key: what a resume compares, and what a data set is known by.
 
-Two arrays and not a dict: of a hundred million images that is 5 GB in the place of 50.
+Two arrays and not a dict: of a hundred million images that is 5 GB in the place of 50. Only where something
+differs, and for the fingerprint, which is taken once a run, there are objects for a while.
 """
 
 import hashlib

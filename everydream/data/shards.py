@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -32,7 +33,7 @@ from pictures.decode import BadImage
 SUFFIX = ".tar"
 _SHARDS_KNOWN = 16
 _FETCH_BYTES = 8 << 20
-_ASK_AGAIN_S = 60.0
+_ASK_AGAIN_S, _JUST_NOW_S = 60.0, 2.0
 _NAME_BYTES = 100
 """Of a tar header; longer names stand elsewhere."""
 _TABLE = "CREATE TABLE IF NOT EXISTS shards (path BLOB PRIMARY KEY, stamp TEXT, members BLOB)"
@@ -127,8 +128,7 @@ def remote_stamp_of(found: remote.Stamp) -> str:
 
 def forget() -> None:
     """Ask servers and shards anew: a scan begins."""
-    _remote_stamp.cache_clear()
-    _asked_at.clear()
+    _seen.cache_clear()
     _members.cache_clear()
     _places_in.cache_clear()
 
@@ -147,7 +147,8 @@ def _range(path: Path, start: int, end: int) -> bytes:
             with suppress(FileNotFoundError):  # another process made room just now
                 return _pread(kept, first, first + end - start)
     block = remote.read_range(url, start, end)
-    if _is_kept(stamp, len(block)):
+    # What is kept outlives this process, so it must be of the file that it is called by.
+    if _is_kept(stamp, len(block)) and _unchanged(url, _JUST_NOW_S) == stamp:
         fetched.keep(place, [block])
     return block
 
@@ -157,17 +158,18 @@ def _is_kept(stamp: remote.Stamp, num_bytes: int) -> bool:
     return bool(stamp.mark) and fetched.is_kept(num_bytes)
 
 
-def _unchanged(url: str) -> remote.Stamp:
+def _unchanged(url: str, within_s: float | None = None) -> remote.Stamp:
     """Return a remote file's stamp as it was first seen. Raises OSError where it is another one now.
 
-    Asked every minute; what changes in between is noticed by then.
+    Its server is asked again where that was not done `within_s`; None: within a minute.
     """
-    stamp, now = _remote_stamp(url), time.monotonic()
-    if now - _asked_at.setdefault(url, now) >= _ASK_AGAIN_S:
-        if remote.stamp_of(url) != stamp:
+    seen = _seen(url)
+    if time.monotonic() - seen.asked_at >= (_ASK_AGAIN_S if within_s is None else within_s):
+        # Twice: of several servers behind one name, one may be behind.
+        if all(remote.stamp_of(url) != seen.stamp for _ in range(2)):
             raise OSError(errno.ESTALE, "it is not the file that was scanned: its size, ETag or date has changed", url)
-        _asked_at[url] = now
-    return stamp
+        seen.asked_at = time.monotonic()
+    return seen.stamp
 
 
 def _pread(path: Path, start: int, end: int) -> bytes:
@@ -189,13 +191,20 @@ def _remote_file(path: Path, span: Span | None) -> bytes:
     return content
 
 
-_asked_at: dict[str, float] = {}
-"""URL -> when its server was last asked about it."""
+@dataclass
+class _Seen:
+    stamp: remote.Stamp
+    asked_at: float
 
 
 @lru_cache(4096)
+def _seen(url: str) -> _Seen:
+    """Return what a server said of a file, and when; of the latest 4096 files, for there may be millions."""
+    return _Seen(remote.stamp_of(url), time.monotonic())
+
+
 def _remote_stamp(url: str) -> remote.Stamp:
-    return remote.stamp_of(url)
+    return _seen(url).stamp
 
 
 def _is_header_of(header: bytes, name: str, size: int) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from everydream.devices import sent
 from everydream.diffusion.settings import LossSettings
 from everydream.seeding import derive, numpy_generator, torch_generator
 
@@ -37,9 +38,8 @@ def perturbed(eps_BCHW: torch.Tensor, seeds: Sequence[int], strength: float) -> 
     """Return the noise that the input is made with, where the target keeps `eps` (Ning et al. 2023, 2301.11706)."""
     if not strength:
         return eps_BCHW
-    return eps_BCHW + strength * gaussian(seeds, "input_perturbation", eps_BCHW.shape[1:]).to(
-        eps_BCHW, non_blocking=True
-    )
+    more_BCHW = gaussian(seeds, "input_perturbation", eps_BCHW.shape[1:])
+    return eps_BCHW + strength * sent(more_BCHW, eps_BCHW.device, eps_BCHW.dtype)
 
 
 def _with_coarser_grains(eps_CHW: torch.Tensor, seed: int, discount: float) -> torch.Tensor:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from everydream.devices import sent
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -19,12 +21,12 @@ class NoiseSchedule:
 
     def snr(self, t_B: torch.Tensor) -> torch.Tensor:
         """Return alpha-bar / (1 - alpha-bar) at each timestep, float64, shape (B,)."""
-        alpha_bar_B = self.alphas_cumprod_T.to(t_B.device, non_blocking=True)[t_B]
+        alpha_bar_B = sent(self.alphas_cumprod_T, t_B.device)[t_B]
         return alpha_bar_B / (1.0 - alpha_bar_B)
 
     def signal_and_noise(self, t_B: torch.Tensor, like_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return sqrt(alpha-bar) and sqrt(1 - alpha-bar), each (B, 1, 1, 1), with the type and device of `like`."""
-        alpha_bar_B = self.alphas_cumprod_T.to(t_B.device, non_blocking=True)[t_B]
+        alpha_bar_B = sent(self.alphas_cumprod_T, t_B.device)[t_B]
         return per_image(alpha_bar_B.sqrt(), like_BCHW), per_image((1.0 - alpha_bar_B).sqrt(), like_BCHW)
 
 

@@ -43,6 +43,8 @@ class Graphs:
     backend: Callable[..., Any] = lambda graph, _: graph
     say: Callable[[str], None] = lambda _: None
     note: Callable[..., None] = lambda *_, **__: None
+    recomputes: bool = False
+    """Whether the backward pass computes blocks again."""
     count: int = 0
     stopped: bool = False
     """Whether the compiler's limit was met, and everything is computed without it since."""
@@ -63,7 +65,16 @@ class Graphs:
         return compiled
 
     def stop(self) -> None:
-        """Tell that from now on nothing is compiled."""
+        """Tell that from now on nothing is compiled.
+
+        Raises TrainingError where activations are recomputed: the backward pass must find what the forward pass left.
+        """
+        if self.recomputes:
+            raise TrainingError(
+                f"train.compile: PyTorch's limit of recompilations is met after {self.count} graphs, and with gradient "
+                "checkpointing a step cannot go on without. Go on from last.ckpt with train.compile=none, or with "
+                "train.gradient_checkpointing=false."
+            )
         self.stopped = True
         self.note("compile limit", graphs=self.count)
         self.say(
@@ -93,6 +104,7 @@ def compile_denoiser(denoiser: nn.Module, mode: str, batch_size: int, num_bucket
         warnings.filterwarnings("ignore", message=known)
     # Blocks that are alike stand at several depths of a UNet, so they meet several sizes even where images have one.
     sides = mode == "regional" or num_buckets > 1
+    graphs.recomputes = any(getattr(module, "gradient_checkpointing", False) for module in denoiser.modules())
     for module in modules:
         module.forward = _compiled(module, graphs, sides)
     return graphs

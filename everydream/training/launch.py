@@ -71,8 +71,8 @@ class Launch:
         set_seed(seed % 2**32)
         self._wrapped: list[nn.Module] = []
         # What hosts tell each other goes past the devices, or it would wait for all that these have to do; and it waits
-        # for a scan, a filling or a sampling of hours. A process that is gone is noticed at once.
-        self._hosts = torch.distributed.new_group(timeout=timedelta(days=7), backend="gloo") if self.world > 1 else None
+        # for a scan, a filling or a sampling of hours. A process that ends is noticed at once, its connections end too.
+        self._hosts = torch.distributed.new_group(timeout=timedelta(days=1), backend="gloo") if self.world > 1 else None
 
     @property
     def rank(self) -> int:
@@ -128,6 +128,7 @@ class Launch:
 
     def prepare(self, family: Family, optimizer: Any) -> Any:
         """Wrap what trains for several processes and return the optimizer to step."""
+        self.wait()  # here devices meet for the first time, and wait for each other for minutes only
         if not self.shards:
             family.wrap(self._wrap)
         return self.accelerator.prepare_optimizer(optimizer) if isinstance(optimizer, Optimizer) else optimizer
@@ -226,6 +227,14 @@ class Launch:
         holder = [item]
         torch.distributed.broadcast_object_list(holder, 0, self._hosts)
         return holder[0]
+
+    def require_same(self, what: str, item: object) -> None:
+        """Raise ConfigError where the processes do not agree."""
+        if len(found := set(map(repr, self.gather(item)))) > 1:
+            raise ConfigError(
+                f"The processes do not agree on {what}: {', '.join(sorted(found))}. Do all machines see runs_dir as "
+                "it is now? Network file systems show new files late; start the same line again."
+            )
 
     def wait(self) -> None:
         """Wait for all processes."""

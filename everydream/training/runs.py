@@ -6,10 +6,13 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from everydream import __version__
 from everydream.errors import ConfigError, ResumeError
-from everydream.formats.atomic import OLDER, PARTIAL, settled
+from everydream.formats.atomic import OLDER, PARTIAL, atomic_file, settled
 from everydream.formats.sharded import is_sharded
 
 MARKER = "run.json"
@@ -18,8 +21,8 @@ PLAN = "plan.json"
 LEDGER = "ledger.json"
 
 
-def create_run(runs_dir: Path, project: str) -> Path:
-    """Make a new run folder; two runs of one second get different names."""
+def create_run(runs_dir: Path, project: str, begun_from: Path | None = None) -> Path:
+    """Make a new run folder; two runs of one second get different names. `begun_from`: a checkpoint of elsewhere."""
     stamp = f"{project}-{time.strftime('%Y%m%d-%H%M%S')}"
     if runs_dir.exists() and not runs_dir.is_dir():
         raise ConfigError(f"runs_dir: {runs_dir} is a file, and runs need a folder. Move it or set runs_dir.")
@@ -34,9 +37,11 @@ def create_run(runs_dir: Path, project: str) -> Path:
                 f"runs_dir: {runs_dir} cannot be written to ({error}). Set runs_dir to a folder of yours."
             ) from error
         (folder / "checkpoints").mkdir()
-        said = {"everydream": __version__, "project": project}
-        launch = {"launch": launch_id()} if launch_id() is not None else {}
-        (folder / MARKER).write_text(json.dumps(said | launch) + "\n", encoding="utf-8")
+        said: dict[str, Any] = {"everydream": __version__, "project": project}
+        if (launch := launch_id()) is not None:
+            said |= {"launch": launch, "begun_from": _absolute(begun_from)}
+        with atomic_file(folder / MARKER) as partial:
+            partial.write_text(json.dumps(said) + "\n", encoding="utf-8")
         return folder
     raise ConfigError(f"{runs_dir} holds a thousand runs named {stamp}.")
 
@@ -66,20 +71,37 @@ def find_checkpoint(resume: str, runs_dir: Path, project: str) -> Path | None:
 
 
 def launch_id() -> str | None:
-    """Return what tells torchrun's launches apart, None where there is none: its --rdzv-id, or who started this."""
+    """Return what tells torchrun's launches apart, None where there is none: its --rdzv-id, or who started this.
+
+    Raises ConfigError on several machines without the former, for none of them knows who started the others.
+    """
     given = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{socket.gethostname()}-{os.getppid()}" if given == "none" else given
+    if given != "none":
+        return given
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "On several machines torchrun needs --rdzv-id, any name of this job: by it the processes find their run "
+            "again when one of them was lost. Give each new run a new one."
+        )
+    starter = psutil.Process(os.getppid())
+    return f"{socket.gethostname()}-{starter.pid}-{starter.create_time()}"
 
 
-def restarted(runs_dir: Path, project: str) -> Path | None:
+def restarted(runs_dir: Path, project: str, resume: str | None) -> Path | None:
     """Return the last.ckpt of the run that this launch began, if it did; None: there is nothing to go on with.
 
-    Torchrun starts all processes anew, with the same command line, when a process or a machine is lost or joins. Its
-    count of restarts says nothing of machines, so the launch's name decides.
+    `resume`: what the command line says to go on with; it is done once, and not again by a restart. Torchrun starts all
+    processes anew, with the same command line, when a process or a machine is lost or joins. Its count of restarts says
+    nothing of machines, so the launch's name decides.
     """
     if launch_id() is None:
         return None
-    mine = [run for run in runs_of(runs_dir, project) if _marker(run).get("launch") == launch_id()]
+    begun_from = _absolute(Path(resume)) if resume not in (None, "auto") else None
+    mine = [
+        run
+        for run in runs_of(runs_dir, project)
+        if (marker := _marker(run)).get("launch") == launch_id() and marker.get("begun_from") == begun_from
+    ]
     paths = [path for path in (settled(run / "checkpoints" / LAST) for run in mine) if path.exists()]
     return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
@@ -101,9 +123,16 @@ def runs_of(runs_dir: Path, project: str) -> list[Path]:
     return [path for path in marked if _marker(path).get("project") == project]
 
 
-def _marker(run: Path) -> dict[str, str]:
-    said: dict[str, str] = json.loads((run / MARKER).read_text(encoding="utf-8"))
-    return said
+def _marker(run: Path) -> dict[str, Any]:
+    try:
+        said = json.loads((run / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # of a machine that was lost just then
+    return said if isinstance(said, dict) else {}
+
+
+def _absolute(path: Path | None) -> str | None:
+    return os.path.abspath(path) if path is not None else None  # noqa: PTH100 - the one that knows `..`
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -2,7 +2,7 @@
 
 A step whose loss or gradients are not finite changes nothing. PyTorch's fused Adam and AdamW can be told so on the
 device, by the `found_inf` that its loss scaler uses: the host goes on to the next step and reads the numbers later.
-For any other optimizer the host reads them first.
+For any other optimizer, and on a CPU, which is the host, it reads them first.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,8 @@ from everydream.training.ema import Ema
 from everydream.training.fused import FusedBackward
 from everydream.training.launch import Launch
 
+READ_AT_ONCE = ("cpu",)
+"""Devices whose numbers need no waiting for."""
 MAX_BAD_STEPS = 3
 """Steps in a row that are not finite, after which the weights stay as they are until the host ends the run."""
 
@@ -57,6 +59,8 @@ class Stepper:
         Not for fused SGD, which leaves its momentum uninitialised where its first step is skipped (torch 2.13), nor for
         weights cut over processes, with which a whole `found_inf` does not go.
         """
+        if self.launch.device.type in READ_AT_ONCE:
+            return False
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         is_adam = isinstance(inner, torch.optim.Adam | torch.optim.AdamW) and bool(inner.defaults["fused"])
         return is_adam and self.fused is None and not self.launch.scales_loss and not self.launch.shards

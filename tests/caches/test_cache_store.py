@@ -219,3 +219,14 @@ def test_the_cache_of_somebody_else_is_used_as_it_is(tmp_path: Path, monkeypatch
     assert line == f"{torn.name}: cut short; it cannot be removed (Permission denied)"
     assert not store.make_room(1, store.taken_bytes, as_keys([])), "no room can be made"
     assert len(store.shards) == 1
+
+
+def test_room_is_made_also_where_others_write_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = filled(tmp_path, *(range(n, n + 1) for n in range(6)))
+    for age, shard in enumerate(ours.shards):
+        os.utime(shard.path, (1000 + age, 1000 + age))
+    one = ours.shards[0].bytes
+    Store(tmp_path).write(entries(50), ABOUT)  # by another process, since this one looked
+    Store(tmp_path).write(entries(51), ABOUT)
+    assert ours.make_room(one, 6 * one, as_keys([]))
+    assert ours.taken_bytes + one <= 6 * one and len(ours.shards) == 5

@@ -288,3 +288,47 @@ def test_setting_files_that_a_server_does_not_list_are_no_settings_but_a_reason(
     monkeypatch.setattr(folders, "names_in", refused)
     level = folders.read_level(Path("memory:/set"), "dogs", above)
     assert level.problems == ("dogs: its setting files cannot be read (memory://set/dogs: the server answered 403)",)
+
+
+def test_what_is_kept_is_of_the_file_that_it_is_called_by(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced, read, and put back: the bytes in between are nobody's afterwards."""
+    monkeypatch.setattr(fetched, "is_kept", lambda size: 0 < size < 1000)  # ranges, and no whole shard
+    write_shard(server.folder / "000.tar", {"00000.png": png(0), "00000.txt": "a thing", "note.bin": PLAIN})
+    path = Path(f"{server.url}/000.tar/note.bin")
+    span = shards.span_of(path)
+    monkeypatch.setattr(shards, "_JUST_NOW_S", 0.0)
+    repainted(server)
+    with pytest.raises(OSError, match="it is not the file that was scanned"):
+        shards.read_bytes(path, span)
+    write_shard(server.folder / "000.tar", {"00000.png": png(0), "00000.txt": "a thing", "note.bin": PLAIN})
+    shards.forget()
+    assert shards.read_bytes(path, span) == PLAIN
+
+
+def test_one_server_that_is_behind_is_no_change(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, told = scanned(f"{server.url}/000.tar"), [0]
+    monkeypatch.setattr(shards, "_ASK_AGAIN_S", 0.0)
+    said = remote.stamp_of
+
+    def flapping(url: str) -> remote.Stamp:
+        told[0] += 1
+        return said(url)._replace(mark="old") if told[0] % 2 else said(url)
+
+    monkeypatch.setattr(remote, "stamp_of", flapping)
+    assert pixels(index, 0).shape == pixels(index, 1).shape
+
+
+def test_what_is_known_of_servers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million single images have a million addresses."""
+    asked = [0]
+
+    def stamp(url: str) -> remote.Stamp:
+        asked[0] += 1
+        return remote.Stamp(10, "mark")
+
+    monkeypatch.setattr(remote, "stamp_of", stamp)
+    for number in range(6000):
+        assert shards._unchanged(f"https://example.org/{number}.jpg").size == 10
+    assert asked[0] == 6000, "what was just asked about is not asked about again"
+    assert shards._seen.cache_info().currsize == 4096
+    shards.forget()

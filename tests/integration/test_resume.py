@@ -1,5 +1,6 @@
 """A run that is stopped or killed anywhere, and resumed, ends with the bits of the run that was not."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -451,11 +452,15 @@ def test_a_second_ctrl_c_leaves_at_once(project: Project, tmp_path: Path) -> Non
 
 
 def test_verify_resume_finds_a_difference(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With another seed behind its back for the resumed half."""
+    """With another seed behind its back for the resumed half; only the run that is killed has a process of its own."""
     from everydream import verify
+    from everydream.cli import main
 
-    original = verify._run
-    monkeypatch.setattr(verify, "_run", lambda a: original([*a, "seed=7", "--allow-changes"] if "--resume" in a else a))
+    def run(arguments: list[str]) -> None:
+        with contextlib.suppress(SystemExit):
+            main([*arguments, "seed=7", "--allow-changes"] if "--resume" in arguments else arguments)
+
+    monkeypatch.setattr(verify, "_run", run)
     with pytest.raises(TrainingError, match="Not the same bits after 6 steps"):
         verify.verify(project(), [], 6)
 

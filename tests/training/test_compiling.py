@@ -128,6 +128,12 @@ def test_the_compilers_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "limit of recompilations is met after 8 graphs: from now on the denoiser is computed without" in said[8]
 
 
+def test_the_compilers_limit_ends_a_run_that_recomputes() -> None:
+    """Half of a step with graphs and half without would not fit together."""
+    with pytest.raises(TrainingError, match=r"after 9 graphs, and with gradient checkpointing .*train.compile=none"):
+        compiling.Graphs("all", 1, count=9, recomputes=True).stop()
+
+
 def test_what_cannot_be_compiled_is_said(unet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = unet.mid_block.forward
 

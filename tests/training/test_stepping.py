@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from everydream.errors import TrainingError
 from everydream.methods.method import ParameterGroup
-from everydream.training import accumulating
+from everydream.training import accumulating, stepping
 from everydream.training.ema import Ema
 from everydream.training.launch import Launch
 from everydream.training.optim import make_optimizer
@@ -25,6 +25,12 @@ from everydream.training.stepping import Stepped, Stepper
 Project = Callable[..., Path]
 FINE = torch.ones(2)
 EVERY_FOUR = {"every_steps": 4, "every_epochs": None, "every_minutes": None, "formats": []}
+
+
+@pytest.fixture(autouse=True)
+def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge steps where they are computed, as is done on every device but a CPU."""
+    monkeypatch.setattr(stepping, "READ_AT_ONCE", ())
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +118,11 @@ class Reads(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func is torch.ops.aten._local_scalar_dense.default
         return func(*args, **(kwargs or {}))
+
+
+def test_on_a_cpu_numbers_are_read_at_once(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert not stepper(launch).skips_on_device
 
 
 @pytest.mark.parametrize(("name", "order"), [("adamw", "ssrsrsrrsr"), ("lion", "srsrsrsrsr")])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from everydream.devices import sent
 from everydream.errors import ConfigError
 from everydream.models.common import tokenizer_files
 from everydream.models.common.words import WordEmbedding, Words
@@ -79,7 +80,7 @@ class Clip:
 
         A skip of n takes the output of the n-th layer from the end, as NovelAI and the tools that followed it do.
         """
-        ids_BL = self.tokenize(captions).to(next(self.encoder.parameters()).device, non_blocking=True)
+        ids_BL = sent(self.tokenize(captions), next(self.encoder.parameters()).device)
         # Without gradients there is nothing to exchange: one process may sample while the others wait.
         encoder = self._call if torch.is_grad_enabled() else self.encoder
         skip, normed = self.reading.skip, self.reading.normed

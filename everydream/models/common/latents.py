@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from everydream.devices import sent
 from everydream.diffusion.noise import gaussian
 from everydream.formats.files import StateDict
 
@@ -41,7 +42,7 @@ def encode(
     mean, log_variance = (images_BCHW if known else moments(vae, images_BCHW, hidden_B1HW)).float().chunk(2, dim=1)
     std = torch.exp(0.5 * log_variance.clamp(*_LOG_VARIANCE))
     purpose = "posterior" if hidden_B1HW is None else "masked_posterior"
-    noise = gaussian(seeds, purpose, mean.shape[1:]).to(mean, non_blocking=True)
+    noise = sent(gaussian(seeds, purpose, mean.shape[1:]), mean.device, mean.dtype)
     latents: torch.Tensor = (mean + std * noise - _shift(vae)) * float(vae.config.scaling_factor)
     return latents
 

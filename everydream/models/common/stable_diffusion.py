@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from everydream.devices import sent
 from everydream.formats.files import StateDict
 from everydream.models.common import (
     building,
@@ -127,7 +128,7 @@ class StableDiffusion:
     def encode_text(self, texts: Sequence[str] | Conditioning, crops: Sequence[Crop]) -> Conditioning:
         """Return what the text encoders make of the captions, or made of them, and what the crops say."""
         read = texts if isinstance(texts, Conditioning) else self.read_captions(texts)
-        return replace(read, sizes_B6=_sizes(crops).to(read.tokens_BLD.device, non_blocking=True))
+        return replace(read, sizes_B6=sent(_sizes(crops), read.tokens_BLD.device))
 
     def text_encoders(self) -> tuple[StateDict, dict[str, Any]]:
         """Return what `read_captions` depends on."""

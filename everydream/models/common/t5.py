@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import T5TokenizerFast
 
+from everydream.devices import sent
+
 Files = dict[str, bytes]
 _ENDINGS = (".json", ".txt", ".model")
 
@@ -79,5 +81,5 @@ class T5:
             list(captions), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         ).input_ids
         encoder = self._call if torch.is_grad_enabled() else self.encoder
-        tokens_BLD: torch.Tensor = encoder(ids_BL.to(next(self.encoder.parameters()).device, non_blocking=True))[0]
+        tokens_BLD: torch.Tensor = encoder(sent(ids_BL, next(self.encoder.parameters()).device))[0]
         return tokens_BLD
