@@ -73,18 +73,16 @@ def test_a_compiled_run(project: Project, monkeypatch: pytest.MonkeyPatch, capfd
     "sections",
     [
         {"method": "lora", "lora": {"rank": 2}, "unet": {"lr": 1e-3}},
-        {"method": "hypernetwork", "unet": {"lr": 1e-3}},
         {"memory": {"fused_backward": True}},
     ],
-    ids=["lora", "hypernetwork", "stepping in the backward pass"],
+    ids=["lora", "stepping in the backward pass"],
 )
 def test_what_goes_into_the_compiled_blocks_trains_as_ever(project: Project, sections: dict[str, Any]) -> None:
     train = {"compile": "regional", "max_steps": 3, "batch_size": 1}
     config = project(**{**sections, "train": train, "text_encoder": {"train": False}})
     compiled, plain = train_here(config), train_here(config, "train.compile=none")
     assert [line["loss"] for line in metrics_of(compiled)] == pytest.approx([x["loss"] for x in metrics_of(plain)])
-    compiled_graphs = (compiled / "events.jsonl").read_text().count('"compiled"')
-    assert 0 < compiled_graphs <= 4
+    assert (compiled / "events.jsonl").read_text().count('"compiled"') > 0
 
 
 def test_channels_last_leaves_files_as_they_are(project: Project) -> None:
