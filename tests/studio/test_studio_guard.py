@@ -12,7 +12,8 @@ from studio.serving import Served, served, small_project, thing, tree
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(small_project(tmp_path_factory.mktemp("guard"))) as found:
+    # In a folder of its own: what lies beside it is looked at too.
+    with served(small_project(tmp_path_factory.mktemp("guard") / "project")) as found:
         yield found
 
 
