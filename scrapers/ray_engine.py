@@ -116,5 +116,7 @@ def _connected() -> Any:
     except ImportError as error:
         raise ScrapeError('--engine ray needs Ray: pip install -c constraints.txt -e ".[ray]"') from error
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        # Said outright: left to itself, Ray joins whatever cluster runs on this machine.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address, include_dashboard=False, log_to_driver=False)
     return ray

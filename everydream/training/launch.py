@@ -99,7 +99,7 @@ class Launch:
         """Return who computes, for the plan."""
         threads = f", {torch.get_num_threads()} threads each" if self.device.type == "cpu" else ""
         cut = "; weights, gradients and state cut over them (FSDP)" if self.shards else ""
-        return f"{self.world} ({self.device.type}{threads}), together {images_per_step} images a step{cut}"
+        return f"{self.world} ({self.device.type}{threads}), together {images_per_step} images a step{cut}{_advice()}"
 
     def machine(self) -> dict[str, int]:
         """Return what makes the same run round otherwise."""
@@ -273,3 +273,18 @@ class Launch:
         self.accelerator.free_memory()
         gc.collect()
         self.accelerator.end_training()
+
+
+def _advice() -> str:
+    """Return what is to be said of how this was launched.
+
+    Since PyTorch 2.13 torchrun's restarts share one store, so that processes can find the addresses of dead ones there
+    and wait for them.
+    """
+    at_risk = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not at_risk or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return ""
+    return (
+        ". A restart by torchrun may hang on addresses of the processes before it: launch with --standalone or "
+        "--rdzv-backend c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment"
+    )

@@ -24,13 +24,14 @@ from everydream.training.display import Display
 from everydream.training.launch import Launch
 from everydream.training.ledger import Ledger
 from everydream.training.metrics import Events, JsonLines
-from everydream.training.reading import BY_SCALER, NOT_FINITE, Gathered, Submitted
+from everydream.training.reading import BY_SCALER, NO_IMAGES, NOT_FINITE, Gathered, Submitted
 from everydream.training.signals import StopRequest
 from everydream.training.stepping import MAX_BAD_STEPS, Stepper
 from everydream.training.waits import Waits
 from everydream.types import EpochPlan, Progress
 
 _MAX_UNSCALED_STEPS = 100
+_MAX_EMPTY_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class _Run:
     before_bad: Progress = field(init=False)
     bad_in_a_row: int = 0
     unscaled_in_a_row: int = 0
+    empty_in_a_row: int = 0
     stop: int | None = None
     is_time: bool = False
 
@@ -196,6 +198,12 @@ def _judge(c: Collaborators, limits: Limits, run: _Run, before: Progress, gather
     elif gathered.skipped is None:
         run.bad_in_a_row = 0
     run.unscaled_in_a_row = run.unscaled_in_a_row + 1 if gathered.skipped == BY_SCALER else 0
+    run.empty_in_a_row = run.empty_in_a_row + 1 if gathered.skipped == NO_IMAGES else 0
+    if run.empty_in_a_row == _MAX_EMPTY_STEPS:
+        raise TrainingError(
+            f"No image of the last {_MAX_EMPTY_STEPS} steps could be read, so the run was stopped. The last one: "
+            f"{gathered.failed[-1].path}: {gathered.failed[-1].reason}. What was saved before is still there."
+        )
     if run.bad_in_a_row == MAX_BAD_STEPS or run.unscaled_in_a_row == _MAX_UNSCALED_STEPS:
         saved = run.before_bad if run.bad_in_a_row else run.read
         raise TrainingError(_bad_message(gathered, saved, _kept(c, limits, saved)))

@@ -133,6 +133,17 @@ def test_an_image_alone_in_its_batch_that_breaks_is_a_step_of_nothing(project: P
     assert sorted(line.get("skipped", "") for line in lines) == ["", "no image of the step could be read"]
 
 
+def test_a_run_that_reads_no_image_does_not_go_on_to_its_end(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    for number in range(12):
+        (tmp_path / "broken" / f"cut short {number}.jpg").write_bytes(truncated_jpeg())
+    config = project(
+        data={"check": "headers", "sources": [{"path": str(tmp_path / "broken")}]}, train={"epochs": 1, "batch_size": 1}
+    )
+    with pytest.raises(TrainingError, match=r"No image of the last 10 steps .* cut short \d+\.jpg: truncated"):
+        train_here(config)
+
+
 def test_no_space_is_found_out_before_the_run_starts(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
