@@ -25,7 +25,7 @@ monitoring: .venv/.installed
 	$(BIN)/python -m demo.monitoring
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -36,10 +36,6 @@ def test_without_ground_truth_it_forgets(tmp_path: Path) -> None:
     assert board.old.all_three <= 0.60
 
 
-def test_the_demo_config_resumes_to_the_bit() -> None:
-    assert "Proved: 6 steps" in run_cli("verify-resume", "--config", "configs/demo.yaml", "--steps", 6).stdout
-
-
 def test_the_judge_is_not_fooled_by_the_wrong_pictures() -> None:
     """Pictures of the right things in the wrong order score as chance would."""
     expected, _ = exam()
